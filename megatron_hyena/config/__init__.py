@@ -1,0 +1,20 @@
+"""What a run is: frozen sections, loading, checks. Imports neither torch nor numpy."""
+
+from megatron_hyena.config.checks import check_layout
+from megatron_hyena.config.loading import config_dict, load_config, save_config, valid_keys
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.pattern import SIGNS, Sign, parse_pattern
+from megatron_hyena.config.sections import Config
+
+__all__ = [
+    "SIGNS",
+    "Config",
+    "HyenaGLTConfig",
+    "Sign",
+    "check_layout",
+    "config_dict",
+    "load_config",
+    "parse_pattern",
+    "save_config",
+    "valid_keys",
+]

@@ -1,0 +1,142 @@
+"""defaults <- YAML files <- dotted overrides, typed and checked; unknown or doubled keys refused.
+
+A YAML file may name fragments to start from, relative to itself:
+
+    include: [../model/tiny.yaml, ../parallel/tp2.yaml]
+    train: {steps: 100}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from megatron_hyena.config.sections import Config
+from megatron_hyena.errors import UserError
+
+
+def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a run's configuration.
+
+    Args:
+        path: YAML file; None for the defaults alone.
+        overrides: `section.key=value`; the text is read as the key's type.
+    Raises:
+        UserError: missing file, bad YAML, unknown, doubled or ill-typed key, broken rule.
+    """
+    merged: DictConfig = OmegaConf.structured(Config)
+    sources = [] if path is None else list(_fragments(Path(path)))
+    sources.append(("the command line", _parse_overrides(overrides)))
+    for source, values in sources:
+        _check_keys(values, source)
+        try:
+            merged = OmegaConf.merge(merged, values)  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            raise UserError(f"{source}: {_first_line(error)} (key {error.full_key})") from error
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except UserError:
+        raise
+    except OmegaConfBaseException as error:
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) else UserError(_first_line(error))) from error
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write `config` as YAML that `load_config` reads back to an equal one."""
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def config_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain nested dictionary of all values."""
+    return dataclasses.asdict(config)
+
+
+def valid_keys() -> list[str]:
+    """Every `section.key`."""
+    sections: dict[str, Any] = {s.name: s.default_factory() for s in dataclasses.fields(Config)}  # type: ignore[misc]
+    return [f"{name}.{f.name}" for name, value in sections.items() for f in dataclasses.fields(value)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _fragments(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path in seen:
+        raise UserError(f"{path}: includes itself; remove the circle of include lines")
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file; see configs/run/ for some")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping of sections, such as 'train:'")
+    for include in values.pop("include", []):
+        yield from _fragments((path.parent / include).resolve(), (*seen, path))
+    yield str(path), values
+
+
+def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        section, dot, name = key.partition(".")
+        if not (equals and dot):
+            raise UserError(f"{item!r} is not an override; write section.key=value")
+        if name in values.setdefault(section, {}):
+            raise UserError(f"the command line gives {key} twice; keep one")
+        values[section][name] = text
+    return values
+
+
+def _check_keys(values: dict[str, Any], source: str) -> None:
+    valid = valid_keys()
+    sections = sorted({key.partition(".")[0] for key in valid})
+    for section, content in values.items():
+        if section not in sections:
+            raise UserError(f"{source}: unknown section {section!r}{_nearest(section, sections)}")
+        if not isinstance(content, dict):
+            raise UserError(f"{source}: section {section!r} must hold key: value pairs")
+        for name in content:
+            if f"{section}.{name}" not in valid:
+                raise UserError(
+                    f"{source}: unknown key {section}.{name}{_nearest(f'{section}.{name}', valid)}"
+                )
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    found = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a mapping with one key twice, and reads 1e-3 as a number."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise UserError(
+                f"{Path(str(key_node.start_mark.name)).name}: key {key!r} stands twice, "
+                f"again in line {key_node.start_mark.line + 1}; keep one"
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)

@@ -1,0 +1,101 @@
+"""The model section: everything the architecture is, nothing about how it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_hyena.config.pattern import parse_pattern
+from megatron_hyena.errors import UserError
+
+
+@dataclass(frozen=True)
+class HyenaGLTConfig:
+    """Architecture of a Hyena-GLT model."""
+
+    pattern: str = "[SMLA]2"
+    """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `A`
+    attention, `W` sliding-window attention; `[...]n` repeats; white space is ignored."""
+    hidden_size: int = 256
+    """Channels of the residual stream and of each mixer."""
+    num_heads: int = 8
+    """Heads of `A` and `W`."""
+    ffn_hidden_size: int = 0
+    """Inner width of the gated MLP; 0 takes 8/3 of `hidden_size`, rounded up to a multiple of
+    64; -1 leaves the MLP out of every block."""
+    vocab_size: int = 256
+    """Token ids; a byte is its own id. 512 matches Evo 2's checkpoints."""
+    num_filter_groups: int = 0
+    """Groups of channels that share a filter in `S` and `M`; 0 gives each 16 channels one."""
+    se_filter_length: int = 7
+    """Taps of `S`."""
+    mr_filter_length: int = 128
+    """Taps of `M`."""
+    mr_decay: str = "strong"
+    """Slowest decay over the taps of `M`: `weak`, `normal` or `strong` (0.01, 0.1 or 1 nat
+    over the filter's length; the fastest is 100)."""
+    li_modes: int = 16
+    """Real exponential modes of each `L` filter."""
+    hyena_order: int = 2
+    """Order N of `H`: N gates and N filters."""
+    hyena_filter_order: int = 64
+    """Width of the small network that makes the filters of `H`."""
+    hyena_output_gate: bool = False
+    """`H` multiplies its output by a sigmoid gate of its input."""
+    max_sequence_length: int = 65536
+    """Longest sequence of `H`: its filters are functions of position / this."""
+    attention_window: int = 512
+    """Positions a `W` layer sees, the current one included."""
+    rope_base: float = 10000.0
+    """Base of the rotary position angles of `A` and `W`."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    tie_embeddings: bool = True
+    """The head shares the embedding's matrix."""
+    mlp_activation: str = "gelu"
+    """Gate activation of the MLP: `gelu`, `silu` or `identity`."""
+    init_std: float = 0.02
+    """Standard deviation of initial matrices; those that write to the residual stream are
+    divided by the square root of twice the number of blocks."""
+
+    def __post_init__(self) -> None:
+        signs = parse_pattern(self.pattern)
+        for name in ("hidden_size", "num_heads", "vocab_size", "li_modes", "hyena_order"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} must be 1 or more")
+        if set("AW") & set(signs) and self.hidden_size % (2 * self.num_heads):
+            raise UserError(
+                f"model.hidden_size={self.hidden_size} must be a multiple of twice "
+                f"model.num_heads={self.num_heads}: RoPE turns pairs of channels of each head"
+            )
+        if self.hidden_size % self.groups:
+            raise UserError(
+                f"model.hidden_size={self.hidden_size} is not a multiple of the filter groups "
+                f"({self.groups}); change model.num_filter_groups"
+            )
+        if self.mr_decay not in MR_SLOWEST_DECAY:
+            raise UserError(f"model.mr_decay={self.mr_decay!r}: use weak, normal or strong")
+        if self.mlp_activation not in ("gelu", "silu", "identity"):
+            raise UserError(
+                f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
+            )
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """One sign per block."""
+        return parse_pattern(self.pattern)
+
+    @property
+    def groups(self) -> int:
+        """Filter groups of `S` and `M`."""
+        return self.num_filter_groups or max(1, self.hidden_size // 16)
+
+    @property
+    def ffn(self) -> int:
+        """Inner width of the MLP; 0 for none."""
+        if self.ffn_hidden_size < 0:
+            return 0
+        return self.ffn_hidden_size or -(-8 * self.hidden_size // 3 // 64) * 64
+
+
+MR_SLOWEST_DECAY = {"weak": -2.0, "normal": -1.0, "strong": 0.0}
+"""log10 of the slowest decay rate of `M` over its taps; the fastest is 2."""

@@ -1,0 +1,175 @@
+"""The sections of a run's configuration: frozen, small, free of torch and of input/output.
+
+The string under a field is its documentation; `docs/configuration.md` is generated from it.
+Rules about one section are in its `__post_init__`; rules that span sections are in `checks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """Which run this is."""
+
+    output_dir: str = "runs/default"
+    """Folder of the run: configuration, metrics, TensorBoard events, checkpoints, plots."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data; a run is a function of it."""
+
+
+@dataclass(frozen=True)
+class ParallelSection:
+    """How one model is spread over ranks; data-parallel ranks are what is left over."""
+
+    tensor: int = 1
+    """Ranks that share each layer's channels, heads and filter groups (tensor parallelism)."""
+    sequence: bool = False
+    """Between layers, each tensor rank keeps a slice of the sequence (Megatron's sequence
+    parallelism): less memory, the same traffic. Needs `parallel.tensor` of 2 or more."""
+    context: int = 1
+    """Ranks that share one sequence (context parallelism). Only 1 in this version."""
+    zero_stage: int = 1
+    """DeepSpeed ZeRO stage 0 to 3: what data-parallel ranks share out (1 optimizer state,
+    2 and gradients, 3 and parameters)."""
+    recompute: str = "none"
+    """`block` stores only each block's input and computes the rest again in the backward
+    pass (activation checkpointing); `none` stores everything."""
+
+    def __post_init__(self) -> None:
+        require(self.tensor >= 1, "parallel.tensor must be 1 or more")
+        require(
+            self.context == 1,
+            f"parallel.context={self.context} is not available in this version; set it to 1",
+        )
+        require(self.zero_stage in (0, 1, 2, 3), "parallel.zero_stage must be 0, 1, 2 or 3")
+        require(
+            self.recompute in ("none", "block"),
+            f"parallel.recompute={self.recompute!r} is unknown; use none or block",
+        )
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where the bytes come from."""
+
+    train: str = "corpus/shards/train"
+    """Folder of shards, or a glob of such folders, to train on."""
+    valid: str = ""
+    """Folder of shards to validate on; empty for none."""
+    test: str = ""
+    """Folder of shards that `pretrain.evaluate` scores; empty for none."""
+    sequence_length: int = 1024
+    """Bases in one training sequence."""
+    reverse_complement: bool = True
+    """Read each training window from a strand drawn at random (a pure function of the seed)."""
+
+    def __post_init__(self) -> None:
+        require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """How long, how much at once, how exactly."""
+
+    steps: int = 1000
+    """Optimizer steps of the whole schedule."""
+    stop_after: int = 0
+    """Stop, saved, after this step of the same schedule; 0 runs to the end."""
+    global_batch_size: int = 8
+    """Sequences in one optimizer step, over all ranks."""
+    micro_batch_size: int = 1
+    """Sequences a rank computes at once; the rest is accumulated."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16`: matrix products in bfloat16 over fp32 parameters; filters, norms'
+    statistics, gates of the long convolutions and the loss stay in fp32."""
+    valid_every: int = 0
+    """Validate every so many steps; 0 only at the end."""
+    valid_sequences: int = 32
+    """Validation windows scored each time, spread over the validation split; 0 means all."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch_size", "micro_batch_size"):
+            require(getattr(self, name) >= 1, f"train.{name} must be 1 or more")
+        require(self.stop_after >= 0, "train.stop_after must be 0 or more")
+        require(
+            self.precision in ("fp32", "bf16"),
+            f"train.precision={self.precision!r} is unknown; use fp32 or bf16",
+        )
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    min_lr: float = 1e-4
+    """Learning rate at the end of the schedule."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; norms, biases and filters have none."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient of all parameters together; 0 for no clipping."""
+    filter_lr_factor: float = 1.0
+    """Factor on the learning rate of filter taps, modes and skips."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr must be greater than 0")
+        require(0 <= self.min_lr <= self.lr, "optim.min_lr must lie between 0 and optim.lr")
+        require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
+
+
+@dataclass(frozen=True)
+class CheckpointSection:
+    """What is saved, and where a run starts from."""
+
+    every: int = 500
+    """Save every so many steps, and at the end; 0 only at the end."""
+    keep: int = 2
+    """Newest checkpoints to keep; 0 keeps all."""
+    resume: str = "auto"
+    """`auto` goes on from the newest complete checkpoint of the run, `none` starts anew, a
+    path starts from that checkpoint."""
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """What is written down."""
+
+    every: int = 10
+    """Steps between logged lines."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "log.every must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    run: RunSection = field(default_factory=RunSection)
+    model: HyenaGLTConfig = field(default_factory=HyenaGLTConfig)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    log: LogSection = field(default_factory=LogSection)

@@ -1,0 +1,1 @@
+"""Precision, ZeRO, optimizer, steps: the only room that imports DeepSpeed."""

@@ -1,0 +1,153 @@
+"""One optimizer step, whatever the layout: the seam between the loop and DeepSpeed.
+
+The loss is normalised over the *global* batch: the sum of weighted nats over all ranks and
+micro-batches, divided by the sum of all weights. DeepSpeed divides by accumulation steps and
+averages over data ranks, so each micro-batch is multiplied by both beforehand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megatron_hyena.config import Config
+from megatron_hyena.engine.groups import parameter_groups
+from megatron_hyena.engine.schedule import learning_rate
+from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
+from megatron_hyena.parallel.mesh import Mesh
+
+
+class Sequences(Protocol):
+    """A micro-batch; see `data.loader.Batch`. All [B, L]."""
+
+    input_ids: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did.
+
+    Attributes:
+        loss: nats per unmasked byte of the global batch, before the update.
+        grad_norm: norm of the whole gradient before clipping.
+        lr: peak-group learning rate used.
+        tokens: input bytes in the global batch.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        model: one rank's share, with `token_losses(input_ids, targets)`.
+        config: the run.
+        mesh: its groups.
+        device: of this rank.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: Config, mesh: Mesh, device: torch.device
+    ) -> None:
+        if device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.model, self.config, self.mesh, self.device = model, config, mesh, device
+        self.step = 0
+        optim = config.optim
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, optim),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+        )
+        self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
+            model=_Loss(model.to(device)),
+            optimizer=optimizer,
+            config=deepspeed_config(config, mesh.data_size),
+            mpu=MeshUnit(mesh),
+            dist_init_required=False,
+        )
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """Autocast to bfloat16 if the run asks for it."""
+        enabled = self.config.train.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            yield
+
+    def train_step(self, batches: Sequence[Sequences]) -> StepResult:
+        """Forward, backward and update over this rank's micro-batches of one global batch."""
+        expected = accumulation_steps(self.config, self.mesh.data_size)
+        assert len(batches) == expected, f"{len(batches)} micro-batches, {expected} expected"
+        self.deepspeed.train()
+        lr = learning_rate(self.step, self.config.train.steps, self.config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_factor"]
+        sums = torch.stack([b.weights.sum(dtype=torch.float64) for b in batches]).sum()
+        weight = self._over_data(sums.to(self.device))
+        scale = len(batches) * self.mesh.data_size / weight.clamp(min=1e-12)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in batches:
+            with self.precision():
+                loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
+            self.deepspeed.backward(loss * scale.to(loss.dtype))
+            self.deepspeed.step()
+            total += loss.detach().double()
+        self.step += 1
+        tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
+        loss_value = (self._over_data(total) / weight).item()
+        return StepResult(loss_value, float(self.deepspeed.get_global_grad_norm()), lr, tokens)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Sequences]) -> tuple[float, float]:
+        """(sum of weighted nats, sum of weights) over this rank's batches and all data ranks.
+
+        Every data rank must bring the same number of batches.
+        """
+        self.deepspeed.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for batch in batches:
+            with self.precision():
+                loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
+            total += torch.stack([loss.double(), batch.weights.sum().double()])
+        nats, weight = self._over_data(total).tolist()
+        return nats, weight
+
+    def any_rank(self, flag: bool) -> bool:
+        """True on every rank if `flag` is true on one."""
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def _over_data(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value, group=self.mesh.data)
+        return value
+
+
+class _Loss(nn.Module):
+    """The forward pass that DeepSpeed wraps: the sum of weighted nats of one micro-batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        nll = self.model.token_losses(input_ids, targets)  # type: ignore[operator]
+        return (nll * weights.to(nll.dtype)).sum()

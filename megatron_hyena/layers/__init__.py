@@ -1,0 +1,1 @@
+"""Modules with parameters. They know shapes, not ranks: the layout is behind `Provider`."""

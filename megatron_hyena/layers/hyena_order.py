@@ -1,0 +1,115 @@
+"""Hyena of order N with implicit filters (arXiv:2302.10866): the seed architecture's operator.
+
+    z_0 = v,  z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}),  n = 1..N,  y = W_out z_N + b
+
+Each order has its own filter h_n: a small sine network of the position, times an exponential
+window. Positions are divided by the fixed `max_sequence_length`, so a filter's values do not
+depend on the length of the input at hand. D channels, K = length, E position features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.layers.hyena import FEATURIZER_TAPS, HyenaMixer, filter_parameter
+from megatron_hyena.layers.linear import column_weight
+from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, uniform
+from megatron_hyena.layers.provider import Provider
+from megatron_hyena.ops.fft_conv import fft_conv
+from megatron_hyena.ops.fir import compute_dtype
+from megatron_hyena.ops.linear import to_channel_first
+
+BANDS = 16
+FAST_DECAY, SLOW_DECAY, DECAY_TARGET = 0.3, 1.5, 1e-2
+
+
+class HyenaFilter(nn.Module):
+    """Implicit filter h [D, K]: Linear-sin-Linear-sin-Linear of position features, windowed.
+
+    The hidden layers are replicated over tensor ranks, the last is cut by channel.
+    """
+
+    deltas: Tensor
+
+    def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
+        super().__init__()
+        self.provider, self.length = provider, config.max_sequence_length
+        width, features = config.hyena_filter_order, 1 + 2 * BANDS
+        self.weight_in = _replicated((width, features), 1 / math.sqrt(features))
+        self.bias_in = _replicated((width,), 1 / math.sqrt(features))
+        self.weight_mid = _replicated((width, width), 1 / math.sqrt(width))
+        self.bias_mid = _replicated((width,), 1 / math.sqrt(width))
+        self.frequency = cut_parameter(Cut((width,), constant(1.0), role="filter"), 1)
+        bound = 1 / math.sqrt(width)
+        self.weight_out = filter_parameter(
+            (config.hidden_size, width), uniform(-bound, bound), provider
+        )
+        ends = [math.log(DECAY_TARGET) / pct for pct in (SLOW_DECAY, FAST_DECAY)]
+        deltas = torch.linspace(*ends, config.hidden_size, dtype=torch.float64).abs()
+        deltas = deltas.chunk(provider.size)[provider.rank]
+        self.register_buffer("deltas", deltas, persistent=False)
+
+    def forward(self, length: int, dtype: torch.dtype) -> Tensor:
+        """The first `length` taps, [D, length] in `dtype`."""
+        device = self.weight_in.device
+        t = torch.arange(length, device=device, dtype=dtype) / self.length
+        bands = torch.linspace(1e-4, BANDS - 1, BANDS, device=device, dtype=dtype)
+        angles = 2 * math.pi * t[:, None] * bands
+        features = torch.cat([t[:, None], angles.cos(), -angles.sin()], dim=1)
+        frequency = self.frequency.to(dtype)
+        x = features @ self.weight_in.to(dtype).t() + self.bias_in.to(dtype)
+        x = torch.sin(frequency * x) @ self.weight_mid.to(dtype).t() + self.bias_mid.to(dtype)
+        x = self.provider.copy(torch.sin(frequency * x))
+        window = torch.exp(-t * self.deltas.to(dtype)[:, None])
+        return (self.weight_out.to(dtype) @ x.t()) * window
+
+
+class HyenaOperator(HyenaMixer):
+    """Order-N Hyena; `streams` is N + 1: the N gates x_1..x_N and v."""
+
+    def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
+        self.streams = config.hyena_order + 1  # type: ignore[misc]
+        super().__init__(config, provider)
+        self.filters = nn.ModuleList(
+            HyenaFilter(config, provider) for _ in range(config.hyena_order)
+        )
+        self.skip = filter_parameter(
+            (config.hidden_size, config.hyena_order), constant(1.0), provider
+        )
+        self.gate = (
+            column_weight(config, config.hidden_size, provider.size)
+            if config.hyena_output_gate
+            else None
+        )
+
+    def mix(self, streams: tuple[Tensor, ...]) -> Tensor:
+        """The recurrence over orders; the last stream is v."""
+        *gates, z = streams
+        dtype = compute_dtype(z)
+        with torch.autocast(z.device.type, enabled=False):
+            for n, (gate, make_filter) in enumerate(zip(gates, self.filters, strict=True)):
+                taps = make_filter(z.shape[-1], dtype)
+                skip = self.skip[:, n, None, None].to(dtype)
+                z = gate * (fft_conv(z, taps) + skip * z)
+        return z
+
+    def modulate(self, y_DBL: Tensor, x_LBH: Tensor) -> Tensor:
+        """The optional output gate sigmoid(W_g x)."""
+        if self.gate is None:
+            return y_DBL
+        return y_DBL * torch.sigmoid(to_channel_first(x_LBH, self.gate).to(y_DBL.dtype))
+
+    @staticmethod
+    def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
+        """See `HyenaMixer.mixing_flops`: three transforms of length 2L per order."""
+        transforms = 3 * 2.5 * 2 * math.log2(max(2 * length, 2))
+        taps = 2 * (config.hyena_order + 1) * FEATURIZER_TAPS
+        return config.hidden_size * (config.hyena_order * (transforms + 8) + taps)
+
+
+def _replicated(shape: tuple[int, ...], bound: float) -> nn.Parameter:
+    return cut_parameter(Cut(shape, uniform(-bound, bound), role="filter"), 1)

@@ -1,0 +1,30 @@
+"""Gated MLP: W3 (act(W1 x) * (W2 x)) (arXiv:2002.05202), W1 and W2 in one product."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.layers.linear import column_weight, row_weight
+from megatron_hyena.layers.provider import Provider
+
+ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "identity": lambda x: x}
+
+
+class GatedMLP(nn.Module):
+    """The channel mixer of a block; `gate_value` [2 F, h] holds the blocks W1 and W2."""
+
+    def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
+        super().__init__()
+        self.provider = provider
+        self.activation = ACTIVATIONS[config.mlp_activation]
+        self.gate_value = column_weight(config, 2 * config.ffn, provider.size, blocks=2)
+        self.output = row_weight(config, config.ffn, provider.size)
+
+    def forward(self, x_LBH: Tensor) -> Tensor:
+        """x [L, B, h] -> [L, B, h]."""
+        x = self.provider.enter(x_LBH)
+        gate, value = F.linear(x, self.gate_value).chunk(2, dim=-1)
+        out = F.linear(self.activation(gate) * value, self.output)
+        return self.provider.leave(out).to(x_LBH.dtype)

@@ -1,0 +1,1 @@
+"""Functions on tensors: convolutions, attention, layout-changing products. No parameters."""

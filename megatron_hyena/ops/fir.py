@@ -1,0 +1,95 @@
+"""Short causal convolutions as products with small Toeplitz matrices, chunk by chunk.
+
+A sequence is cut in chunks of C positions. Inside a chunk a causal convolution is a product with
+a C x C triangular Toeplitz matrix; a filter of K <= C + 1 taps reaches no further back than the
+previous chunk (the two-pass form of StripedHyena 2, arXiv:2503.01868). Everything is batched
+matrix products, linear in the length; the previous chunk is also what a neighbouring rank or an
+earlier call would hand over.
+
+Layout: tensors are channel-first `[D, B, L]` (channels, batch, length): a chunk is then a
+contiguous row and channels are the batch of the matrix product; nothing is transposed.
+D channels, G filter groups (channel c belongs to group c // (D // G)), K taps, C chunk, n chunks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Convolutions run in fp32, or in fp64 for fp64 input."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def pad_to_chunks(z_DBL: Tensor, chunk: int) -> Tensor:
+    """Zeros behind the end, up to a multiple of `chunk`; contiguous."""
+    missing = -z_DBL.shape[-1] % chunk
+    return F.pad(z_DBL, (0, missing)) if missing else z_DBL.contiguous()
+
+
+def toeplitz(taps_GK: Tensor, chunk: int, width: int) -> Tensor:
+    """Matrices M [G, chunk, width] with M[g, j, i] = taps[g, i - j], zero outside the taps.
+
+    A row vector of one chunk times M is that chunk's contribution to the `width` outputs that
+    begin at the chunk's first position.
+    """
+    used = taps_GK[..., :width]
+    padded = F.pad(used, (chunk - 1, width - used.shape[-1]))
+    return padded.unfold(-1, width, 1).flip(1)
+
+
+def fir_chunk(taps: int) -> int:
+    """Chunk length for `taps`: the smallest power of two, at least 16, with taps <= C + 1."""
+    return max(16, 1 << max(taps - 2, 0).bit_length())
+
+
+def causal_fir(z_DBL: Tensor, taps_GK: Tensor) -> Tensor:
+    """Causal convolution y[t] = sum_k taps[k] z[t - k] with K taps per group of channels.
+
+    Args:
+        z_DBL: input [D, B, L], any L, any floating dtype.
+        taps_GK: taps [G, K], lag 0 first; G divides D.
+    Returns:
+        [D, B, L] in `compute_dtype(z)`; positions before the start count as zero.
+    """
+    length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
+    chunk = fir_chunk(taps_GK.shape[-1])
+    matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
+    out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
+    return out[..., :length]
+
+
+class _ToeplitzPair(torch.autograd.Function):
+    """z [D, B, n C] and M [G, C, 2C] -> y[chunk i] = z[i] M[:, :C] + z[i - 1] M[:, C:].
+
+    Written out because autograd would keep the [.., 2C] products and copy each slice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, matrix: Tensor) -> Tensor:
+        groups, chunk, _ = matrix.shape
+        rows = z.view(groups, -1, chunk)
+        y = torch.bmm(rows, matrix[..., :chunk]).view(*z.shape[:2], -1, chunk)
+        spill = torch.bmm(rows, matrix[..., chunk:]).view_as(y)
+        y[:, :, 1:] += spill[:, :, :-1]
+        ctx.save_for_backward(z, matrix)
+        return y.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        z, matrix = ctx.saved_tensors
+        groups, chunk, _ = matrix.shape
+        rows = z.view(groups, -1, chunk)
+        here = grads[0].reshape(*z.shape[:2], -1, chunk)
+        following = torch.zeros_like(here)
+        following[:, :, :-1] = here[:, :, 1:]
+        here, following = here.reshape(groups, -1, chunk), following.view(groups, -1, chunk)
+        dz = torch.bmm(here, matrix[..., :chunk].transpose(1, 2))
+        dz.baddbmm_(following, matrix[..., chunk:].transpose(1, 2))
+        columns = rows.transpose(1, 2)
+        dm = torch.cat([torch.bmm(columns, here), torch.bmm(columns, following)], dim=-1)
+        return dz.view_as(z), dm

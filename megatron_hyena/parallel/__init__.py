@@ -1,0 +1,1 @@
+"""How one model becomes many: the only room that imports Megatron-core."""

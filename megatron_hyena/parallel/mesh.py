@@ -1,0 +1,67 @@
+"""The groups of ranks: tensor fastest, then context, then data.
+
+Megatron-core makes the groups; the rest of the project receives them in a `Mesh`, never from
+globals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron_hyena.parallel.cpu import enable_megatron_on_cpu
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One rank's groups.
+
+    Attributes:
+        tensor: ranks that share each layer's channels.
+        context: ranks that share one sequence (of size 1 in this version).
+        data: ranks that hold the same part of the model for other sequences.
+    """
+
+    tensor: dist.ProcessGroup
+    context: dist.ProcessGroup
+    data: dist.ProcessGroup
+
+    @property
+    def tensor_rank(self) -> int:
+        """Place in the tensor group."""
+        return dist.get_rank(self.tensor)
+
+    @property
+    def tensor_size(self) -> int:
+        """Ranks in the tensor group."""
+        return dist.get_world_size(self.tensor)
+
+    @property
+    def data_rank(self) -> int:
+        """Place in the data group."""
+        return dist.get_rank(self.data)
+
+    @property
+    def data_size(self) -> int:
+        """Ranks in the data group."""
+        return dist.get_world_size(self.data)
+
+
+def build_mesh(tensor: int, context: int = 1) -> Mesh:
+    """Split the default process group; its size must be a multiple of tensor x context."""
+    enable_megatron_on_cpu()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor, context_parallel_size=context
+    )
+    return Mesh(
+        tensor=parallel_state.get_tensor_model_parallel_group(),
+        context=parallel_state.get_context_parallel_group(),
+        data=parallel_state.get_data_parallel_group(with_context_parallel=True),
+    )
+
+
+def destroy_mesh() -> None:
+    """Forget the groups, so that another mesh can be built in this process."""
+    parallel_state.destroy_model_parallel()

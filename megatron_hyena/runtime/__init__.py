@@ -1,0 +1,1 @@
+"""This process on this machine: rank, device, threads, allocator, console."""

@@ -47,7 +47,7 @@ def sequence_divides(config: Config, world_size: int) -> str | None:
     if length % size:
         return (
             f"data.sequence_length = {length} is not a multiple of parallel.tensor = {size}, "
-            f"which parallel.sequence needs; use {length - length % size} or {length + size - length % size}"
+            f"which parallel.sequence needs; use {length - length % size}"
         )
     return None
 

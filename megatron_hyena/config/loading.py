@@ -65,8 +65,9 @@ def config_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def valid_keys() -> list[str]:
     """Every `section.key`."""
-    sections: dict[str, Any] = {s.name: s.default_factory() for s in dataclasses.fields(Config)}  # type: ignore[misc]
-    return [f"{name}.{f.name}" for name, value in sections.items() for f in dataclasses.fields(value)]
+    return [
+        f"{section}.{key}" for section, values in config_dict(Config()).items() for key in values
+    ]
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from megatron_hyena.config import Config
 from megatron_hyena.engine.groups import parameter_groups
+from megatron_hyena.engine.moments import prepare_moments
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
 from megatron_hyena.parallel.mesh import Mesh
@@ -28,9 +28,20 @@ from megatron_hyena.parallel.mesh import Mesh
 class Sequences(Protocol):
     """A micro-batch; see `data.loader.Batch`. All [B, L]."""
 
-    input_ids: Tensor
-    targets: Tensor
-    weights: Tensor
+    @property
+    def input_ids(self) -> Tensor:
+        """Byte values, int64."""
+        ...
+
+    @property
+    def targets(self) -> Tensor:
+        """The bytes to predict, int64."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the losses, fp32."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,12 @@ class Engine:
         device: of this rank.
     """
 
-    def __init__(
-        self, model: nn.Module, config: Config, mesh: Mesh, device: torch.device
-    ) -> None:
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    def __init__(self, model: nn.Module, config: Config, mesh: Mesh, device: torch.device) -> None:
         import deepspeed
 
+        # A compiled shared-memory all-reduce, built at run time if a compiler is found: results
+        # would depend on the machine, and gloo is fast enough here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model, self.config, self.mesh, self.device = model, config, mesh, device
         self.step = 0
@@ -84,6 +94,7 @@ class Engine:
             mpu=MeshUnit(mesh),
             dist_init_required=False,
         )
+        prepare_moments(self.optimizer, config.parallel.zero_stage)
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:

@@ -1,26 +1,27 @@
 """Multi-head causal attention with rotary positions; heads are split over tensor ranks.
 
-Rows of the projection are head-major, inside a head [q | k | v], so a cut by rows keeps heads whole.
+Rows of the projection are head-major, inside a head [q | k | v]: a cut by rows keeps heads whole.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
+from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.ops.attention import causal_attention, rotary_angles, rotate
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Full causal attention (sign `A`)."""
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
-        super().__init__()
-        self.provider, self.rope_base = provider, config.rope_base
+        super().__init__(config, provider)
+        self.rope_base = config.rope_base
         self.heads = config.num_heads // provider.size
         self.window: int | None = None
         self.projection = column_weight(config, 3 * config.hidden_size, provider.size)

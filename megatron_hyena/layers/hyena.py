@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.config.model import MR_SLOWEST_DECAY
 from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
+from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.parameter import Cut, Init, constant, cut_parameter, normal, uniform
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.ops.fir import causal_fir, compute_dtype
@@ -34,14 +35,13 @@ def filter_parameter(shape: tuple[int, ...], init: Init, provider: Provider) -> 
     return cut_parameter(Cut(shape, init, dim=0, role="filter"), provider.size)
 
 
-class HyenaMixer(nn.Module):
+class HyenaMixer(Mixer):
     """Projections, featurizer, gates and output of a Hyena layer; subclasses add `conv`."""
 
     streams: ClassVar[int] = 3
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
-        super().__init__()
-        self.provider = provider
+        super().__init__(config, provider)
         rows = self.streams * config.hidden_size
         bound = 1 / math.sqrt(FEATURIZER_TAPS)
         self.projection = column_weight(config, rows, provider.size)

@@ -48,8 +48,8 @@ class HyenaFilter(nn.Module):
         self.weight_out = filter_parameter(
             (config.hidden_size, width), uniform(-bound, bound), provider
         )
-        ends = [math.log(DECAY_TARGET) / pct for pct in (SLOW_DECAY, FAST_DECAY)]
-        deltas = torch.linspace(*ends, config.hidden_size, dtype=torch.float64).abs()
+        slowest, fastest = (-math.log(DECAY_TARGET) / share for share in (SLOW_DECAY, FAST_DECAY))
+        deltas = torch.linspace(slowest, fastest, config.hidden_size, dtype=torch.float64)
         deltas = deltas.chunk(provider.size)[provider.rank]
         self.register_buffer("deltas", deltas, persistent=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,7 +11,11 @@ from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, row_weight
 from megatron_hyena.layers.provider import Provider
 
-ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "identity": lambda x: x}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "identity": lambda x: x,
+}
 
 
 class GatedMLP(nn.Module):

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from megatron_hyena.config import SIGNS, HyenaGLTConfig
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
+from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.mlp import GatedMLP
 from megatron_hyena.layers.norm import RMSNorm
 from megatron_hyena.layers.parameter import initialise
@@ -42,10 +43,10 @@ class HyenaGLTOutput:
     loss: Tensor | None = None
 
 
-def mixer_class(sign: str) -> type[nn.Module]:
+def mixer_class(sign: str) -> type[Mixer]:
     """The class behind a sign of the pattern."""
     module, _, name = SIGNS[sign].layer.partition(":")
-    found: type[nn.Module] = getattr(importlib.import_module(module), name)
+    found: type[Mixer] = getattr(importlib.import_module(module), name)
     return found
 
 

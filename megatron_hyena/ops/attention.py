@@ -38,7 +38,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None)
 
 def _banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Blocks of `window` queries attend to their own and the previous block: linear in L."""
-    batch, heads, length, dim = q.shape
+    length = q.shape[2]
     pad = -length % window
     q, k, v = (F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, window)) for x in (q, k, v))
     k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))

@@ -1,0 +1,131 @@
+"""Submit a training run to Slurm: check the layout, render the sbatch script, hand it to sbatch.
+
+    python -m launch.submit configs/run/X.yaml --nodes 4 --gpus-per-node 8 --time 24:00:00
+    python -m launch.submit configs/run/X.yaml --nodes 2 --gpus-per-node 0 --dry-run
+
+The script lands in the run's folder, `slurm/train.sbatch`, beside one log per job. docs/slurm.md
+tells what happens at the time limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.script import JobSpec, render
+from megatron_hyena.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Render and submit one job; 0 when it is queued (or printed), 2 after a user's mistake."""
+    arguments = _parse(argv)
+    try:
+        spec = _spec(arguments)
+        script = render(spec)
+        if arguments.dry_run:
+            print(script, end="")
+            return 0
+        _submit(spec, script)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="launch.submit", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("config", help="the run's YAML file")
+    add("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
+    add("--nodes", type=int, required=True, help="number of nodes")
+    add(
+        "--gpus-per-node", type=int, required=True, help="GPUs, and so ranks, per node; 0: CPU only"
+    )
+    add("--tasks-per-node", type=int, help="ranks per node of a CPU-only job (default 1)")
+    add("--cpus-per-task", type=int, help="CPUs per rank (default: the cluster's, often 1)")
+    add("--time", help="time limit, such as 90 (minutes), 12:00:00 or 2-00:00:00")
+    add(
+        "--grace", type=int, default=300, metavar="SECONDS", help="time to save in before the limit"
+    )
+    add("--partition", help="partition to submit to")
+    add("--account", help="account to charge")
+    add("--job-name", help="default: the name of the run's folder")
+    add(
+        "--sbatch-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other sbatch option, such as qos=long or exclusive; may be repeated",
+    )
+    add("--python", default=sys.executable, help="interpreter on the nodes (default: this one)")
+    add("--dry-run", action="store_true", help="print the script, submit nothing")
+    return parser.parse_intermixed_args(argv)
+
+
+def _spec(arguments: argparse.Namespace) -> JobSpec:
+    """The job, from a configuration that loads and fits on its ranks; raises UserError."""
+    from megatron_hyena.config import check_layout, load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    run_dir = Path(config.run.output_dir).absolute()
+    tasks_per_node = arguments.tasks_per_node
+    spec = JobSpec(
+        config=arguments.config,
+        overrides=tuple(arguments.overrides),
+        python=arguments.python,
+        work_dir=Path.cwd(),
+        log_dir=run_dir / "slurm",
+        nodes=arguments.nodes,
+        gpus_per_node=arguments.gpus_per_node,
+        tasks_per_node=(arguments.gpus_per_node or 1) if tasks_per_node is None else tasks_per_node,
+        job_name=arguments.job_name or run_dir.name,
+        cpus_per_task=arguments.cpus_per_task,
+        time=arguments.time,
+        grace_seconds=arguments.grace,
+        partition=arguments.partition,
+        account=arguments.account,
+        options=tuple(_option(text) for text in arguments.sbatch_option),
+    )
+    check_layout(config, spec.world_size)
+    return spec
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, _, value = text.removeprefix("--").partition("=")
+    return name, value
+
+
+def _submit(spec: JobSpec, script: str) -> None:
+    """Write the script into the run's folder, submit it, and say where to look."""
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "sbatch was not found: run this on a login node of a Slurm cluster, or add --dry-run "
+            "to see the script"
+        )
+    spec.log_dir.mkdir(parents=True, exist_ok=True)
+    path = spec.log_dir / "train.sbatch"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(script)
+    os.replace(temporary, path)
+
+    reply = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    if reply.returncode != 0:
+        reason = (reply.stderr.strip().splitlines() or [f"exit status {reply.returncode}"])[-1]
+        raise UserError(f"Slurm did not take {path} ({reason}): mend that and submit again")
+    job = reply.stdout.strip().split(";")[0]
+    log = shlex.quote(str(spec.log_dir / f"{job}.log"))
+    print(f"submitted job {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks")
+    print(f"  script   {path}")
+    print(f"  log      tail -F {log}")
+    print(f"  state    squeue --job {job}")
+    print(f"  requeue  scancel --signal=USR1 {job}     saves, then waits in the queue again")
+    print(f"  stop     scancel {job}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""A checkpoint as the dense model, for evaluation and for other programs. Needs torch only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from megatron_hyena.checkpoint.format import read_manifest, resolve_checkpoint
+from megatron_hyena.checkpoint.tensors import WEIGHT, read_parameters
+from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.model.hyena_glt import HyenaGLT
+
+
+def load_dense(path: str | Path) -> tuple[HyenaGLT, Path]:
+    """The dense fp32 model of a run folder or checkpoint, and the checkpoint it came from.
+
+    Raises:
+        UserError: no complete checkpoint there, or unreadable.
+    """
+    folder = resolve_checkpoint(path)
+    manifest = read_manifest(folder)
+    model = HyenaGLT(HyenaGLTConfig(**manifest.model))
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == manifest.parameters.keys()
+    with torch.no_grad():
+        for name, tensors in read_parameters(folder, manifest, [WEIGHT]):
+            parameters[name].copy_(tensors[WEIGHT])
+    return model.eval(), folder

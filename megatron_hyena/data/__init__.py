@@ -1,0 +1,1 @@
+"""Genomes on disk, and the stream of windows that training reads from them."""

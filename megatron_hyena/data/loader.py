@@ -1,0 +1,193 @@
+"""From windows to tensors: the micro-batches of a step, one share per data rank.
+
+Step s of global batch size G shows positions [s G, (s + 1) G) of the window stream. Data rank r
+of R takes the r-th block of G / R of them, cut into micro-batches: together the ranks see the
+same windows whatever the layout. This is the only file of the data room that needs torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases
+from megatron_hyena.data.windows import SequentialWindows, WindowStream
+from megatron_hyena.errors import UserError
+
+_UNSCORED = np.isin(np.arange(256), [EOD, PAD, MASK, ord("N"), ord("n")])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of L bytes; `targets` are `input_ids` one position on.
+
+    A weight is 0 where the target is PAD, EOD, MASK or N: an unknown base is not to be learnt.
+    """
+
+    input_ids: torch.Tensor
+    """int64 [B, L]"""
+    targets: torch.Tensor
+    """int64 [B, L]"""
+    weights: torch.Tensor
+    """float32 [B, L]"""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        tensors = (self.input_ids, self.targets, self.weights)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+def make_batch(
+    windows: Sequence[Bases], weights: Sequence[npt.NDArray[np.float32]] | None = None
+) -> Batch:
+    """Stack B windows uint8 [L + 1]; `weights` float32 [L] each, on top of the rule above."""
+    content = np.stack(windows)
+    scored = (~_UNSCORED[content[:, 1:]]).astype(np.float32)
+    if weights is not None:
+        scored *= np.stack(weights)
+    tokens = torch.from_numpy(content.astype(np.int64))
+    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.from_numpy(scored))
+
+
+def micro_batches(
+    stream: WindowStream,
+    step: int,
+    global_batch_size: int,
+    micro_batch_size: int,
+    data_rank: int,
+    data_size: int,
+) -> list[Batch]:
+    """The micro-batches of `data_rank` in `step` (from 0), in order.
+
+    Raises UserError where `global_batch_size` is not a multiple of micro-batch × data ranks.
+    """
+    _check_division(global_batch_size, micro_batch_size, data_size)
+    share = global_batch_size // data_size
+    first = step * global_batch_size + data_rank * share
+    return [
+        make_batch([stream.window(at + i) for i in range(micro_batch_size)])
+        for at in range(first, first + share, micro_batch_size)
+    ]
+
+
+def evaluation_batches(
+    windows: SequentialWindows, micro_batch_size: int, data_rank: int = 0, data_size: int = 1
+) -> Iterator[Batch]:
+    """Batches of `data_rank` over all windows, each window on one rank.
+
+    Every rank gets the same number of batches of the same shape: the last ones are filled up with
+    sequences of PAD, of weight 0.
+    """
+    filler = (
+        np.full(windows.sequence_length + 1, PAD, dtype=np.uint8),
+        np.zeros(windows.sequence_length, dtype=np.float32),
+    )
+    stride = micro_batch_size * data_size
+    for begin in range(0, len(windows), stride):
+        first = begin + data_rank * micro_batch_size
+        rows = list(windows[first : first + micro_batch_size])
+        rows += [filler] * (micro_batch_size - len(rows))
+        yield make_batch([window for window, _ in rows], [weights for _, weights in rows])
+
+
+class BatchIterator:
+    """Yields (step, micro-batches) from `start_step` on, prepared ahead by one thread.
+
+    Use it in a `with` statement, or call `close`. An exception in the thread is raised by `next`.
+    """
+
+    def __init__(
+        self,
+        stream: WindowStream,
+        start_step: int,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        data_rank: int = 0,
+        data_size: int = 1,
+        stop_step: int | None = None,
+        ahead: int = 2,
+    ) -> None:
+        """`stop_step`: the first step not to yield (None: without end); `ahead`: steps in hand.
+
+        Raises UserError as `micro_batches` and `WindowStream.check_global_batch` do.
+        """
+        _check_division(global_batch_size, micro_batch_size, data_size)
+        stream.check_global_batch(global_batch_size)
+        self._stream = stream
+        self._sizes = (global_batch_size, micro_batch_size, data_rank, data_size)
+        self._steps = (start_step, stop_step)
+        self._queue: Queue[tuple[int, list[Batch]] | BaseException] = Queue(maxsize=ahead)
+        self._closing = threading.Event()
+        self._ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, name="batches", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> tuple[int, list[Batch]]:
+        if self._ended is not None:
+            raise self._ended
+        if self._closing.is_set():
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self._ended = item
+            raise item
+        return item
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread and forget what it prepared; may be called twice."""
+        self._closing.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except Empty:
+                continue
+        self._thread.join()
+
+    def _fill(self) -> None:
+        step, stop = self._steps
+        try:
+            while not self._closing.is_set() and (stop is None or step < stop):
+                self._put((step, micro_batches(self._stream, step, *self._sizes)))
+                step += 1
+            self._put(StopIteration())
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: tuple[int, list[Batch]] | BaseException) -> None:
+        while not self._closing.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return
+            except Full:
+                continue
+
+
+def _check_division(global_batch_size: int, micro_batch_size: int, data_size: int) -> None:
+    if global_batch_size % (micro_batch_size * data_size):
+        raise UserError(
+            f"train.global_batch_size {global_batch_size} is not a multiple of "
+            f"train.micro_batch_size {micro_batch_size} x {data_size} data ranks; change one of "
+            "them"
+        )

@@ -1,0 +1,171 @@
+"""Write a genome store from FASTA and annotation files, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_hyena import __version__
+from megatron_hyena.data.alphabet import Bases
+from megatron_hyena.data.annotation import read_annotation
+from megatron_hyena.data.atomic import atomic_folder, sha256_of
+from megatron_hyena.data.fasta import read_pieces
+from megatron_hyena.data.labels import LEGEND, LabelledIntervals, label_genome
+from megatron_hyena.data.store import CHUNK, FORMAT, FORMAT_VERSION, GenomeStore
+from megatron_hyena.errors import UserError
+
+if TYPE_CHECKING:
+    import zarr
+
+
+def write_store(
+    output: Path,
+    fasta: Sequence[Path],
+    annotation: Sequence[Path] = (),
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], object] = lambda bases: None,
+) -> GenomeStore:
+    """Write the store `output` (a folder, it appears whole) and open it.
+
+    `fasta`: one or more FASTA files, whose records are the contigs. `annotation`: GenBank or GFF3
+    files, which become `tracks/features`. `progress` is told the bases of each piece. Memory does
+    not grow with the sequence, only with the number of features.
+
+    Raises UserError for every kind of bad input that `read_pieces`, `read_annotation` and
+    `label_genome` know, for two contigs of one name, and where `output` exists already.
+    """
+    import zarr
+
+    with atomic_folder(output, marker="zarr.json", overwrite=overwrite) as partial:
+        records = [record for path in annotation for record in read_annotation(path)]
+        group = zarr.create_group(str(partial), zarr_format=3)
+        contigs = _write_bases(group, fasta, progress)
+        if annotation:
+            labels = label_genome(records, contigs.places())
+            _write_features(group, labels, contigs.total)
+        group.attrs.update(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "tool_version": __version__,
+                "contigs": list(contigs.lengths),
+                "composition": contigs.composition(),
+                "sources": [
+                    *(_source(path, "sequence") for path in fasta),
+                    *(_source(path, "annotation") for path in annotation),
+                ],
+            }
+        )
+    return GenomeStore.open(output)
+
+
+@dataclass
+class _Contigs:
+    """What is counted while the bases stream by."""
+
+    lengths: dict[str, int] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    total: int = 0
+    gc: int = 0
+    unknown: int = 0
+    lower: int = 0
+
+    def add(self, path: Path, name: str, start: int, bases: Bases) -> None:
+        if start == 0:
+            if name in self.lengths:
+                raise UserError(
+                    f"{path} and {self.files[name]} both have a record named {name!r}; "
+                    "rename one of them"
+                )
+            self.files[name] = path
+        self.lengths[name] = start + len(bases)
+        self.total += len(bases)
+        upper = bases & 0xDF
+        self.gc += _count(upper == ord("G")) + _count(upper == ord("C"))
+        self.unknown += _count(upper == ord("N"))
+        self.lower += _count(bases > ord("Z"))
+
+    def offsets(self) -> list[int]:
+        return [0, *np.cumsum(list(self.lengths.values()), dtype=np.int64).tolist()]
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Name → (start in the concatenated genome, length)."""
+        return {
+            name: (start, length)
+            for (name, length), start in zip(self.lengths.items(), self.offsets(), strict=False)
+        }
+
+    def composition(self) -> dict[str, int]:
+        return {"bases": self.total, "gc": self.gc, "n": self.unknown, "lower_case": self.lower}
+
+
+def _count(truths: npt.NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(truths))
+
+
+def _write_bases(
+    group: zarr.Group, fasta: Sequence[Path], progress: Callable[[int], object]
+) -> _Contigs:
+    """Stream the records into `bases` and write `offsets`."""
+    contigs = _Contigs()
+    array = _create(group, "bases")
+    chunk = np.empty(CHUNK, dtype=np.uint8)
+    filled = written = 0
+    for path in fasta:
+        for piece in read_pieces(path, CHUNK):
+            contigs.add(path, piece.record, piece.start, piece.bases)
+            rest = piece.bases
+            while len(rest):
+                taken = min(len(rest), CHUNK - filled)
+                chunk[filled : filled + taken] = rest[:taken]
+                filled, rest = filled + taken, rest[taken:]
+                if filled == CHUNK:
+                    _append(array, written, chunk)
+                    written, filled = written + CHUNK, 0
+            progress(len(piece.bases))
+    if filled:
+        _append(array, written, chunk[:filled])
+    offsets = np.array(contigs.offsets(), dtype=np.int64)
+    group.create_array("offsets", data=offsets)
+    return contigs
+
+
+def _write_features(group: zarr.Group, labels: LabelledIntervals, total: int) -> None:
+    """Write `tracks/features` [total], chunk by chunk."""
+    array = _create(group.require_group("tracks"), "features")
+    for start in range(0, total, CHUNK):
+        _append(array, start, labels.paint(start, min(start + CHUNK, total)))
+    array.attrs.update({"kind": "bit flags", "legend": LEGEND, "counts": labels.counts})
+
+
+def _create(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    from zarr.codecs import ZstdCodec
+
+    return group.create_array(
+        name,
+        shape=(0,),
+        chunks=(CHUNK,),
+        dtype="uint8",
+        compressors=ZstdCodec(level=1, checksum=True),
+    )
+
+
+def _append(array: zarr.Array[Any], start: int, values: Bases) -> None:
+    array.resize((start + len(values),))
+    array[start : start + len(values)] = values
+
+
+def _source(path: Path, role: str) -> dict[str, Any]:
+    """Where the bases come from; the file's name, not its folder, so that reruns agree."""
+    return {
+        "role": role,
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+    }

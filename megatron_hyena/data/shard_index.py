@@ -1,0 +1,82 @@
+"""`index.json`: what lies in a folder of shards and where, so that a reader need not search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_hyena.errors import UserError
+
+INDEX_FILE = "index.json"
+FORMAT = "megatron-hyena shards"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One piece: bases [start, end) of a contig."""
+
+    key: str
+    contig: str
+    start: int
+    end: int
+    offset: int
+    """Of the first base, in bytes from the start of the tar file."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file of the folder."""
+
+    file: str
+    bytes: int
+    sha256: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """All shards of one split."""
+
+    split: str
+    bases: int
+    gap: int
+    """Bases left out between this split and the next; windows should not be longer."""
+    shards: tuple[Shard, ...]
+
+    @property
+    def pieces(self) -> int:
+        """Number of samples."""
+        return sum(len(shard.samples) for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Write `index.json` into `folder`."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        (folder / INDEX_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> ShardIndex:
+        """Read `folder`'s index. Raises UserError where it is missing or damaged."""
+        path = folder / INDEX_FILE
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no {INDEX_FILE}; name a folder of one split, such as "
+                "corpus/shards/train, that tools.make_shards wrote"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = (content.pop("format"), content.pop("format_version"))
+            shards = tuple(
+                Shard(**{**shard, "samples": tuple(Sample(**s) for s in shard["samples"])})
+                for shard in content.pop("shards")
+            )
+            index = cls(shards=shards, **content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}); run tools.make_shards again") from error
+        if found != (FORMAT, FORMAT_VERSION):
+            raise UserError(
+                f"{path} has format {found[0]!r}, version {found[1]!r}, not {FORMAT!r}, version "
+                f"{FORMAT_VERSION}; run tools.make_shards again"
+            )
+        return index

@@ -1,0 +1,136 @@
+"""Save and resume a run: collective, atomic, and agreed upon by all ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_hyena.checkpoint.format import (
+    Manifest,
+    check_architecture,
+    find_checkpoints,
+    read_manifest,
+    remove_old,
+    resolve_checkpoint,
+    step_folder,
+    tensor_file,
+    write_manifest,
+)
+from megatron_hyena.checkpoint.tensors import MOMENTS, WEIGHT, read_parameters, write_tensors
+from megatron_hyena.config import Config, config_dict
+from megatron_hyena.engine.engine import Engine
+from megatron_hyena.engine.state import read_state, write_state
+from megatron_hyena.errors import UserError
+from megatron_hyena.layers.parameter import cut_of
+
+
+def save_checkpoint(engine: Engine, folder: Path) -> Path:
+    """Write the checkpoint of the engine's step under `folder`; all ranks call it.
+
+    Raises:
+        UserError: on every rank, if one rank could not write (a full disk, say). Earlier
+            checkpoints are untouched.
+    """
+    mesh, config = engine.mesh, engine.config
+    final = folder / step_folder(engine.step)
+    building = folder / f".{final.name}"
+    tensors = {
+        f"{kind}/{name}": tensor.detach().to("cpu", copy=True)
+        for name, kinds in read_state(engine)
+        for kind, tensor in kinds.items()
+    }
+    failure = ""
+    try:
+        if dist.get_rank() == 0:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+    except OSError as error:
+        failure = str(error)
+    _agree(failure, building, engine)
+    try:
+        if mesh.data_rank == 0:
+            name = tensor_file(mesh.tensor_rank, mesh.tensor_size)
+            write_tensors(building / name, tensors)
+    except Exception as error:  # safetensors wraps the system's errors in its own
+        failure = str(error)
+    _agree(failure, building, engine)
+    try:
+        if dist.get_rank() == 0:
+            write_manifest(building, _manifest(engine, config, building))
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(building, final)
+            remove_old(folder, config.checkpoint.keep)
+    except OSError as error:
+        failure = str(error)
+    _agree(failure, building, engine)
+    return final
+
+
+def resume(engine: Engine) -> Path | None:
+    """Load what `checkpoint.resume` names; returns the checkpoint, None for a new start.
+
+    Raises:
+        UserError: another architecture, batch size or sequence length, or an unreadable file.
+    """
+    config = engine.config
+    wanted = config.checkpoint.resume
+    if wanted == "none":
+        return None
+    if wanted == "auto":
+        found = find_checkpoints(Path(config.run.output_dir) / "checkpoints")
+        if not found:
+            return None
+        folder = found[-1]
+    else:
+        folder = resolve_checkpoint(wanted)
+    manifest = read_manifest(folder)
+    check_architecture(manifest.model, config.model, folder)
+    _check_position(manifest, config, folder)
+    mesh = engine.mesh
+    tensors = read_parameters(
+        folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
+    )
+    write_state(engine, tensors, manifest.step)
+    return folder
+
+
+def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
+    for section, key in (("train", "global_batch_size"), ("data", "sequence_length")):
+        saved, asked = manifest.run[section][key], getattr(getattr(config, section), key)
+        if saved != asked:
+            raise UserError(
+                f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "
+                f"data is undefined; set {section}.{key}={saved} or start another run.output_dir"
+            )
+
+
+def _manifest(engine: Engine, config: Config, building: Path) -> Manifest:
+    cuts = {name: cut_of(p) for name, p in engine.model.named_parameters()}
+    values = config_dict(config)
+    return Manifest(
+        step=engine.step,
+        sequences=engine.step * config.train.global_batch_size,
+        model=values["model"],
+        run=values,
+        tensor_size=engine.mesh.tensor_size,
+        parameters={
+            name: {"shape": list(cut.shape), "dim": cut.dim, "blocks": cut.blocks}
+            for name, cut in cuts.items()
+        },
+        files={p.name: p.stat().st_size for p in sorted(building.glob("tensor_*"))},
+    )
+
+
+def _agree(failure: str, building: Path, engine: Engine) -> None:
+    """Raise on all ranks if one failed, after removing what was begun."""
+    if not engine.any_rank(bool(failure)):
+        return
+    if dist.get_rank() == 0:
+        shutil.rmtree(building, ignore_errors=True)
+    raise UserError(
+        f"{building.parent}: could not save step {engine.step} ({failure or 'on another rank'}); "
+        "free some space and start the same command again; earlier checkpoints are intact"
+    )

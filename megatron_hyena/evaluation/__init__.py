@@ -1,0 +1,1 @@
+"""How good a trained model is: baselines and the table that compares it with them."""

@@ -1,0 +1,25 @@
+"""What every sign of the pattern stands for: a module that mixes positions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.layers.provider import Provider
+
+
+class Mixer(nn.Module):
+    """Base of all mixers: `Mixer(config, provider)`, causal, [L, B, h] -> [L, B, h]."""
+
+    def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
+        super().__init__()
+        self.provider = provider
+
+    def forward(self, x_LBH: Tensor) -> Tensor:
+        """x [L, B, h] -> [L, B, h], this rank's slice of L under sequence parallelism."""
+        raise NotImplementedError
+
+    @staticmethod
+    def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
+        """Forward FLOPs per position beyond the products with weight matrices."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""What a run tells about itself: metrics, TensorBoard, progress bars, plots, memory and speed."""

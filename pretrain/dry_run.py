@@ -1,0 +1,35 @@
+"""`--dry-run`: the resolved configuration and what the run would cost; trains nothing."""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from megatron_hyena.config import Config, check_layout
+from megatron_hyena.model.count import cost
+
+
+def describe(config: Config, world_size: int) -> str:
+    """The text that `--dry-run` prints.
+
+    Without a launcher, the smallest number of ranks that the layout allows is assumed.
+    """
+    parallel = config.parallel
+    ranks = max(world_size, parallel.tensor * parallel.context)
+    check_layout(config, ranks)
+    data_size = ranks // (parallel.tensor * parallel.context)
+    costs = cost(config, data_size)
+    tokens = config.train.global_batch_size * config.data.sequence_length
+    flops = costs.flops_per_token * tokens * config.train.steps
+    rows = {
+        "ranks": f"{ranks} = tensor {parallel.tensor} x context {parallel.context} x data "
+        f"{data_size}, sequence parallel {'on' if parallel.sequence else 'off'}",
+        "ZeRO stage": f"{parallel.zero_stage}, recompute {parallel.recompute}",
+        "blocks": " ".join(config.model.signs),
+        "parameters": f"{costs.parameters:,} ({costs.parameters_per_rank:,} per tensor rank)",
+        "tokens": f"{tokens:,} per step, {tokens * config.train.steps:,} in all",
+        "FLOPs": f"{costs.flops_per_token:.3g} per token, {flops:.3g} in all",
+        "memory per rank": f"{costs.state_gb:.3f} GiB weights, gradients, moments + "
+        f"{costs.activations_gb:.3f} GiB activations (estimate)",
+    }
+    lines = [f"{name:<16} {value}" for name, value in rows.items()]
+    return OmegaConf.to_yaml(OmegaConf.structured(config)) + "\n" + "\n".join(lines)

@@ -1,0 +1,126 @@
+"""What happens between steps: logging, validation, stopping, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_hyena.config import Config
+from megatron_hyena.data.loader import Batch
+from megatron_hyena.engine.engine import Engine, StepResult
+from megatron_hyena.engine.saving import save_checkpoint
+from megatron_hyena.observe.metrics import MetricsLog, bits_per_base
+from megatron_hyena.observe.profiler import Throughput
+from megatron_hyena.observe.progress import progress
+
+
+class Logging:
+    """One line every `log.every` steps, and a progress bar."""
+
+    def __init__(self, config: Config, log: MetricsLog, meter: Throughput, start: int, main: bool):
+        self.every, self.log, self.meter = config.log.every, log, meter
+        self.bar = progress(
+            description="training",
+            total=config.train.steps,
+            unit="step",
+            initial=start,
+            enabled=main,
+        )
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Count the step; log it when it is due."""
+        self.meter.step(result.tokens)
+        self.bar.update(1)
+        if step % self.every == 0:
+            self.log.log(
+                step,
+                {
+                    "loss": result.loss,
+                    "bits_per_base": bits_per_base(result.loss),
+                    "grad_norm": result.grad_norm,
+                    "lr": result.lr,
+                    "tokens": step * result.tokens,
+                    "tokens_per_second": self.meter.interval(),
+                },
+            )
+        return False
+
+    def at_end(self, step: int) -> None:
+        """Take the bar down."""
+        self.bar.close()
+
+
+class Validation:
+    """The loss on held-out windows every `train.valid_every` steps and at the end."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        batches: Callable[[], list[Batch]],
+        log: MetricsLog,
+        meter: Throughput,
+    ) -> None:
+        self.every, self.engine, self.batches = config.train.valid_every, engine, batches
+        self.log, self.meter, self.last_step = log, meter, -1
+        self.loss: float | None = None
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Validate when it is due."""
+        if self.every and step % self.every == 0:
+            self._validate(step)
+        return False
+
+    def at_end(self, step: int) -> None:
+        """Validate, unless just done."""
+        if step != self.last_step:
+            self._validate(step)
+
+    def _validate(self, step: int) -> None:
+        with self.meter.paused():
+            device = self.engine.device
+            nats, weight = self.engine.evaluate([b.to(device) for b in self.batches()])
+        self.loss, self.last_step = nats / weight, step
+        values = {"valid_loss": self.loss, "valid_bits_per_base": bits_per_base(self.loss)}
+        self.log.log_validation(step, values)
+
+
+class Stopping:
+    """Stops all ranks together: on a signal to any of them, or after `train.stop_after`."""
+
+    def __init__(self, config: Config, engine: Engine, asked: Callable[[], bool]) -> None:
+        self.stop_after, self.steps = config.train.stop_after, config.train.steps
+        self.engine, self.asked, self.interrupted = engine, asked, False
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Agree with the other ranks."""
+        self.interrupted = self.engine.any_rank(self.asked()) and step < self.steps
+        return self.interrupted or step == self.stop_after
+
+    def at_end(self, step: int) -> None:
+        """Nothing is left to do."""
+
+
+class Saving:
+    """Checkpoints every `checkpoint.every` steps and at the end."""
+
+    def __init__(self, config: Config, engine: Engine, meter: Throughput) -> None:
+        self.every, self.engine, self.meter = config.checkpoint.every, engine, meter
+        self.folder = Path(config.run.output_dir) / "checkpoints"
+        self.saved_step = engine.step
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Save when it is due."""
+        if self.every and step % self.every == 0:
+            self._save(step)
+        return False
+
+    def at_end(self, step: int) -> None:
+        """Save, unless just done."""
+        if step != self.saved_step:
+            self._save(step)
+
+    def _save(self, step: int) -> None:
+        with self.meter.paused():
+            save_checkpoint(self.engine, self.folder)
+        self.saved_step = step

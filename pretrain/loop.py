@@ -1,0 +1,33 @@
+"""The training loop: verbs on objects built earlier. Everything periodic is an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from megatron_hyena.data.loader import Batch
+from megatron_hyena.engine.engine import Engine, StepResult
+
+
+class Event(Protocol):
+    """Something that happens between steps."""
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Called after optimizer step `step` (from 1) on every rank; True stops the run."""
+        ...
+
+    def at_end(self, step: int) -> None:
+        """Called once after the last step, on every rank."""
+        ...
+
+
+def train(
+    engine: Engine, batches: Iterable[tuple[int, list[Batch]]], events: Sequence[Event]
+) -> None:
+    """Run the steps of `batches` until they end or an event stops the run."""
+    for _, micro_batches in batches:
+        result = engine.train_step([batch.to(engine.device) for batch in micro_batches])
+        if any([event.after_step(engine.step, result) for event in events]):
+            break
+    for event in events:
+        event.at_end(engine.step)

@@ -1,0 +1,93 @@
+"""Cut a genome store into WebDataset shards for training, validation and test.
+
+    python -m tools.make_shards --store corpus/genome.zarr --output corpus/shards
+
+writes corpus/shards/{train,valid,test}/ (see megatron_hyena/data/shards.py and splits.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_hyena.data.shard_index import ShardIndex
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; returns 0, or 2 after an error the user can mend."""
+    arguments = _parser().parse_args(argv)
+    from tqdm import tqdm
+
+    from megatron_hyena.data.shards import ShardSettings, write_shards
+    from megatron_hyena.data.splits import SplitRule
+    from megatron_hyena.data.store import GenomeStore
+    from megatron_hyena.errors import UserError
+
+    try:
+        settings = ShardSettings(
+            rule=SplitRule(arguments.valid_fraction, arguments.test_fraction, arguments.gap),
+            piece_length=arguments.piece_length,
+            shard_size=arguments.shard_size,
+            features=arguments.features,
+        )
+        store = GenomeStore.open(arguments.store)
+        with tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar:
+            indices = write_shards(
+                store,
+                arguments.output,
+                settings,
+                overwrite=arguments.overwrite,
+                progress=bar.update,
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _report(indices, store.total, arguments.output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.make_shards",
+        description="Cut a genome store into WebDataset shards, split by position with gaps.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, required=True, help="genome.zarr of prepare_genome")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the splits' folders")
+    parser.add_argument(
+        "--valid-fraction", type=float, default=0.05, help="part of each contig for validation"
+    )
+    parser.add_argument(
+        "--test-fraction", type=float, default=0.05, help="part of each contig for test"
+    )
+    parser.add_argument(
+        "--gap",
+        type=int,
+        default=8192,
+        help="bases left out between two splits: at least the longest sequence to train on",
+    )
+    parser.add_argument("--piece-length", type=int, default=1 << 17, help="bases of one sample")
+    parser.add_argument("--shard-size", type=int, default=1 << 26, help="bases of one tar file")
+    parser.add_argument(
+        "--features", action="store_true", help="also write the labels of tracks/features"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace shards that exist")
+    return parser
+
+
+def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
+    """Print what each split holds."""
+    print(f"{'split':<10}{'pieces':>10}{'bases':>16}{'of all':>9}{'shards':>8}")
+    for split, index in indices.items():
+        part = index.bases / total
+        print(f"{split:<10}{index.pieces:>10,}{index.bases:>16,}{part:>9.2%}{len(index.shards):>8}")
+    left = total - sum(index.bases for index in indices.values())
+    print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   (gaps, pieces of N alone)")
+    print(f"shards in {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from megatron_hyena.config import Config, check_layout
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
-from megatron_hyena.data.windows import SequentialWindows, WindowStream
+from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.parallel.mesh import Mesh, build_mesh
@@ -64,30 +62,13 @@ def validation_batches(config: Config, mesh: Mesh) -> Callable[[], list[Batch]] 
         return None
     length = config.data.sequence_length
     windows = SequentialWindows(config.data.valid, length, context=1)
-    wanted = config.train.valid_sequences or len(windows)
-    # Evenly spread windows, so that a few of them speak for the whole split.
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(wanted, len(windows))).astype(int))
-    spread = _Chosen(windows, chosen.tolist())
+    chosen = ChosenWindows(windows, config.train.valid_sequences)
     size = config.train.micro_batch_size
 
     def batches() -> list[Batch]:
-        return list(evaluation_batches(spread, size, mesh.data_rank, mesh.data_size))
+        return list(evaluation_batches(chosen, size, mesh.data_rank, mesh.data_size))
 
     return batches
-
-
-class _Chosen:
-    """Some of the windows, in order; as much of a sequence as `evaluation_batches` asks for."""
-
-    def __init__(self, windows: SequentialWindows, indices: list[int]) -> None:
-        self.windows, self.indices = windows, indices
-        self.sequence_length = windows.sequence_length
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, part: slice) -> list:  # type: ignore[type-arg]
-        return [self.windows[i] for i in self.indices[part]]
 
 
 def run_folder(config: Config) -> Path:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases
-from megatron_hyena.data.windows import SequentialWindows, WindowStream
+from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
 from megatron_hyena.errors import UserError
 
 _UNSCORED = np.isin(np.arange(256), [EOD, PAD, MASK, ord("N"), ord("n")])
@@ -78,7 +78,10 @@ def micro_batches(
 
 
 def evaluation_batches(
-    windows: SequentialWindows, micro_batch_size: int, data_rank: int = 0, data_size: int = 1
+    windows: SequentialWindows | ChosenWindows,
+    micro_batch_size: int,
+    data_rank: int = 0,
+    data_size: int = 1,
 ) -> Iterator[Batch]:
     """Batches of `data_rank` over all windows, each window on one rank.
 

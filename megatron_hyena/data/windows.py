@@ -189,6 +189,30 @@ class SequentialWindows(Sequence[Scored]):
         return window, weights
 
 
+class ChosenWindows(Sequence[Scored]):
+    """`count` of the windows (0: all), evenly spread, so that a few speak for the whole split."""
+
+    def __init__(self, windows: SequentialWindows, count: int) -> None:
+        self.windows, self.sequence_length = windows, windows.sequence_length
+        count = min(count or len(windows), len(windows))
+        spread = np.linspace(0, len(windows) - 1, count) if count else np.zeros(0)
+        self.indices = np.unique(spread.astype(np.int64)).tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Scored: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Scored]: ...
+
+    def __getitem__(self, index: int | slice) -> Scored | list[Scored]:
+        if isinstance(index, slice):
+            return [self.windows[i] for i in self.indices[index]]
+        return self.windows[self.indices[index]]
+
+
 def sequential_windows(
     source: Path | str, sequence_length: int, context: int, *, verify: bool = True
 ) -> SequentialWindows:

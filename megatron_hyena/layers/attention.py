@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
 from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.provider import Provider

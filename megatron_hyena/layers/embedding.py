@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.parameter import Cut, cut_parameter, normal
 from megatron_hyena.layers.provider import Provider
 

@@ -17,8 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from megatron_hyena.config import HyenaGLTConfig
-from megatron_hyena.config.model import MR_SLOWEST_DECAY
+from megatron_hyena.config.model import MR_SLOWEST_DECAY, HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
 from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.parameter import Cut, Init, constant, cut_parameter, normal, uniform
@@ -108,23 +107,26 @@ class HyenaMR(HyenaMixer):
     groups, whatever the layout, and over the filter's own K taps, whatever the sequence length.
     """
 
-    decay: Tensor
-
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
         taps, groups = config.mr_filter_length, config.groups
         self.taps = filter_parameter((groups, taps), normal(1 / math.sqrt(taps)), provider)
         self.skip = filter_parameter((config.hidden_size,), constant(1.0), provider)
-        rates = torch.logspace(MR_SLOWEST_DECAY[config.mr_decay], 2, groups, dtype=torch.float64)
-        rates = rates.chunk(provider.size)[provider.rank]
-        lags = torch.arange(taps, dtype=torch.float64) / max(taps - 1, 1)
-        self.register_buffer("decay", torch.exp(-rates[:, None] * lags), persistent=False)
+        self.groups, self.slowest = groups, MR_SLOWEST_DECAY[config.mr_decay]
+
+    def decay(self, dtype: torch.dtype) -> Tensor:
+        """exp(-r_g k / (K - 1)) of this rank's groups, [G / size, K]."""
+        device, taps = self.taps.device, self.taps.shape[1]
+        rates = torch.logspace(self.slowest, 2, self.groups, device=device, dtype=dtype)
+        rates = rates.chunk(self.provider.size)[self.provider.rank]
+        lags = torch.arange(taps, device=device, dtype=dtype) / max(taps - 1, 1)
+        return torch.exp(-rates[:, None] * lags)
 
     def conv(self, z_DBL: Tensor) -> Tensor:
         """sum_k f[g, k] z[t - k] + skip z[t]."""
         dtype = compute_dtype(z_DBL)
         z = z_DBL.to(dtype)
-        filtered = causal_fir(z, self.taps.to(dtype) * self.decay.to(dtype))
+        filtered = causal_fir(z, self.taps.to(dtype) * self.decay(dtype))
         return filtered + self.skip.to(dtype)[:, None, None] * z
 
     @staticmethod

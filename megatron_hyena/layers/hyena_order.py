@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.hyena import FEATURIZER_TAPS, HyenaMixer, filter_parameter
 from megatron_hyena.layers.linear import column_weight
 from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, uniform
@@ -33,8 +33,6 @@ class HyenaFilter(nn.Module):
     The hidden layers are replicated over tensor ranks, the last is cut by channel.
     """
 
-    deltas: Tensor
-
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__()
         self.provider, self.length = provider, config.max_sequence_length
@@ -48,10 +46,17 @@ class HyenaFilter(nn.Module):
         self.weight_out = filter_parameter(
             (config.hidden_size, width), uniform(-bound, bound), provider
         )
+        self.channels = config.hidden_size
+
+    def window(self, t: Tensor) -> Tensor:
+        """exp(-a_c t) of this rank's channels at positions t [K]: [D / size, K].
+
+        The rates a_c run evenly from a filter that reaches beyond the longest sequence to one that
+        has decayed to `DECAY_TARGET` after `FAST_DECAY` of it.
+        """
         slowest, fastest = (-math.log(DECAY_TARGET) / share for share in (SLOW_DECAY, FAST_DECAY))
-        deltas = torch.linspace(slowest, fastest, config.hidden_size, dtype=torch.float64)
-        deltas = deltas.chunk(provider.size)[provider.rank]
-        self.register_buffer("deltas", deltas, persistent=False)
+        rates = torch.linspace(slowest, fastest, self.channels, device=t.device, dtype=t.dtype)
+        return torch.exp(-rates.chunk(self.provider.size)[self.provider.rank][:, None] * t)
 
     def forward(self, length: int, dtype: torch.dtype) -> Tensor:
         """The first `length` taps, [D, length] in `dtype`."""
@@ -64,8 +69,7 @@ class HyenaFilter(nn.Module):
         x = features @ self.weight_in.to(dtype).t() + self.bias_in.to(dtype)
         x = torch.sin(frequency * x) @ self.weight_mid.to(dtype).t() + self.bias_mid.to(dtype)
         x = self.provider.copy(torch.sin(frequency * x))
-        window = torch.exp(-t * self.deltas.to(dtype)[:, None])
-        return (self.weight_out.to(dtype) @ x.t()) * window
+        return (self.weight_out.to(dtype) @ x.t()) * self.window(t)
 
 
 class HyenaOperator(HyenaMixer):

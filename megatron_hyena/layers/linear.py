@@ -10,7 +10,7 @@ import math
 
 from torch import nn
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, normal
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, row_weight
 from megatron_hyena.layers.provider import Provider
 

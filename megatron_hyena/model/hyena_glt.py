@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_hyena.config import SIGNS, HyenaGLTConfig
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
 from megatron_hyena.layers.mixer import Mixer

@@ -5,16 +5,21 @@ Everything that can be wrong with a run's input is found here, before the first 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import torch.distributed as dist
 
 from megatron_hyena.config import Config, check_layout
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
 from megatron_hyena.engine.engine import Engine
+from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.parallel.mesh import Mesh, build_mesh
 from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
+from megatron_hyena.runtime.lock import only_process_in
 from megatron_hyena.runtime.process import Process
 
 
@@ -74,3 +79,19 @@ def validation_batches(config: Config, mesh: Mesh) -> Callable[[], list[Batch]] 
 def run_folder(config: Config) -> Path:
     """The run directory."""
     return Path(config.run.output_dir)
+
+
+@contextmanager
+def run_lock(folder: Path, process: Process) -> Iterator[None]:
+    """Keep a second run out of `folder`; rank 0 holds the lock and tells the others."""
+    with ExitStack() as stack:
+        refused = [""]
+        if process.is_main:
+            try:
+                stack.enter_context(only_process_in(folder))
+            except UserError as error:
+                refused = [str(error)]
+        dist.broadcast_object_list(refused, src=0, device=process.device)
+        if refused[0]:
+            raise UserError(refused[0])
+        yield

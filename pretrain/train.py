@@ -76,37 +76,37 @@ def _train(config: Config, process: Process, stop: StopRequest) -> int:
     from pretrain import build, events, loop
 
     stream = build.open_stream(config)
-    engine = build.build_engine(config, process)
-    validation_batches = build.validation_batches(config, engine.mesh)
-    resumed = resume(engine)
     folder = build.run_folder(config)
-    if process.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder / "config.yaml")
-        write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
-    meter, start = Throughput(), engine.step
-    with (
-        MetricsLog(
-            folder, total_steps=config.train.steps, resume_step=start, enabled=process.is_main
-        ) as log,
-        build.training_batches(stream, config, engine.mesh, start) as batches,
-    ):
-        logging = events.Logging(config, log, meter, start, process.is_main)
-        stopping = events.Stopping(config, engine, lambda: stop.asked)
-        saving = events.Saving(config, engine, meter)
-        periodic: list[loop.Event] = [logging]
-        validation = None
-        if validation_batches is not None:
-            validation = events.Validation(config, engine, validation_batches, log, meter)
-            periodic.append(validation)
-        loop.train(engine, batches, [*periodic, stopping, saving])
-    if stopping.interrupted:
+    with build.run_lock(folder, process):
+        engine = build.build_engine(config, process)
+        validation_batches = build.validation_batches(config, engine.mesh)
+        resumed = resume(engine)
         if process.is_main:
-            write_line(f"stopped after step {engine.step}, saved; the same command goes on")
-        return UNFINISHED_STATUS
-    if process.is_main and engine.step == config.train.steps:
-        valid_loss = None if validation is None else validation.loss
-        write_summary(config, folder, engine.step, valid_loss, meter.overall())
+            save_config(config, folder / "config.yaml")
+            write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
+        meter, start = Throughput(), engine.step
+        with (
+            MetricsLog(
+                folder, total_steps=config.train.steps, resume_step=start, enabled=process.is_main
+            ) as log,
+            build.training_batches(stream, config, engine.mesh, start) as batches,
+        ):
+            stopping = events.Stopping(config, engine, lambda: stop.asked)
+            periodic: list[loop.Event] = [
+                events.Logging(config, log, meter, start, process.is_main)
+            ]
+            validation = None
+            if validation_batches is not None:
+                validation = events.Validation(config, engine, validation_batches, log, meter)
+                periodic.append(validation)
+            loop.train(engine, batches, [*periodic, stopping, events.Saving(config, engine, meter)])
+        if stopping.interrupted:
+            if process.is_main:
+                write_line(f"stopped after step {engine.step}, saved; the same command goes on")
+            return UNFINISHED_STATUS
+        if process.is_main and engine.step == config.train.steps:
+            valid_loss = None if validation is None else validation.loss
+            write_summary(config, folder, engine.step, valid_loss, meter.overall())
     return 0
 
 

@@ -167,6 +167,13 @@ class SequentialWindows(Sequence[Scored]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def place(self, index: int) -> tuple[int, int]:
+        """(number of the run, base of the run at which the window begins)."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, (index - int(self._begins[number])) * self._stride
+
     @overload
     def __getitem__(self, index: int) -> Scored: ...
 
@@ -176,16 +183,13 @@ class SequentialWindows(Sequence[Scored]):
     def __getitem__(self, index: int | slice) -> Scored | list[Scored]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        run, nth = self.runs[number], index - int(self._begins[number])
-        start = nth * self._stride
+        number, start = self.place(index)
+        run = self.runs[number]
         end = min(run.length, start + self.sequence_length + 1)
         window = np.full(self.sequence_length + 1, PAD, dtype=np.uint8)
         window[: end - start] = run.read(start, end)
         weights = np.zeros(self.sequence_length, dtype=np.float32)
-        weights[self.context - 1 if nth else 0 : end - start - 1] = 1.0
+        weights[self.context - 1 if start else 0 : end - start - 1] = 1.0
         return window, weights
 
 

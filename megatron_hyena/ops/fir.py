@@ -25,6 +25,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """Autocast off on x's device: it would turn the matrix products of a convolution to bf16."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def pad_to_chunks(z_DBL: Tensor, chunk: int) -> Tensor:
     """Zeros behind the end, up to a multiple of `chunk`; contiguous."""
     missing = -z_DBL.shape[-1] % chunk
@@ -58,8 +63,9 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor) -> Tensor:
     """
     length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
     chunk = fir_chunk(taps_GK.shape[-1])
-    matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
-    out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
+    with full_precision(z_DBL):
+        matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
+        out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
     return out[..., :length]
 
 
@@ -88,8 +94,9 @@ class _ToeplitzPair(torch.autograd.Function):
         following = torch.zeros_like(here)
         following[:, :, :-1] = here[:, :, 1:]
         here, following = here.reshape(groups, -1, chunk), following.view(groups, -1, chunk)
-        dz = torch.bmm(here, matrix[..., :chunk].transpose(1, 2))
-        dz.baddbmm_(following, matrix[..., chunk:].transpose(1, 2))
         columns = rows.transpose(1, 2)
-        dm = torch.cat([torch.bmm(columns, here), torch.bmm(columns, following)], dim=-1)
+        with full_precision(z):
+            dz = torch.bmm(here, matrix[..., :chunk].transpose(1, 2))
+            dz.baddbmm_(following, matrix[..., chunk:].transpose(1, 2))
+            dm = torch.cat([torch.bmm(columns, here), torch.bmm(columns, following)], dim=-1)
         return dz.view_as(z), dm

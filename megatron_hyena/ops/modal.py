@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_hyena.ops.fir import compute_dtype, pad_to_chunks, toeplitz
+from megatron_hyena.ops.fir import compute_dtype, full_precision, pad_to_chunks, toeplitz
 
 CHUNK = 64
 
@@ -53,13 +53,14 @@ def modal_conv(
     weighted = residue[..., None] * powers
     taps = weighted[..., :chunk].sum(1)
     taps = torch.cat([taps[:, :1] + skip_D.to(dtype)[:, None], taps[:, 1:]], dim=1)
-    out: Tensor = _ModalChunks.apply(
-        pad_to_chunks(z_DBL.to(dtype), chunk),
-        toeplitz(taps, chunk, chunk),
-        powers[..., :chunk].flip(-1).transpose(1, 2),
-        weighted[..., 1:],
-        powers[..., chunk],
-    )
+    with full_precision(z_DBL):
+        out: Tensor = _ModalChunks.apply(
+            pad_to_chunks(z_DBL.to(dtype), chunk),
+            toeplitz(taps, chunk, chunk),
+            powers[..., :chunk].flip(-1).transpose(1, 2),
+            weighted[..., 1:],
+            powers[..., chunk],
+        )
     return out[..., :length]
 
 
@@ -92,23 +93,31 @@ class _ModalChunks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        z, toep, into, out_of, decay, carry = ctx.saved_tensors
-        channels, batch, _ = z.shape
-        modes, chunk = decay.shape[-1], toep.shape[-1]
-        rows, grad = z.view(channels, -1, chunk), grads[0].reshape(channels, -1, chunk)
-        dcarry = torch.bmm(grad, out_of.transpose(1, 2)).view(channels, batch, -1, modes)
-        # The adjoint runs backwards: A_j = dK_j + lambda^C A_{j+1}, and dS_j = A_{j+1}.
-        reverse = dcarry.permute(2, 0, 1, 3).flip(0)
-        dstates = _carries(reverse.contiguous(), decay[:, None]).flip(0)
-        dstates = dstates.permute(1, 2, 0, 3).reshape(channels, -1, modes)
-        dz = torch.baddbmm(
-            torch.bmm(grad, toep.transpose(1, 2)), dstates, into.transpose(1, 2)
-        ).view_as(z)
-        columns = rows.transpose(1, 2)
-        return (
-            dz,
-            torch.bmm(columns, grad),
-            torch.bmm(columns, dstates),
-            torch.bmm(carry.transpose(1, 2), grad),
-            (dstates * carry).sum(1),
-        )
+        with full_precision(grads[0]):
+            return _modal_gradients(grads[0], *ctx.saved_tensors)
+
+
+def _modal_gradients(
+    dy: Tensor, z: Tensor, toep: Tensor, into: Tensor, out_of: Tensor, decay: Tensor, carry: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `_ModalChunks`'s five inputs.
+
+    The adjoint of the carry runs backwards: A_j = dK_j + lambda^C A_{j+1}, and dS_j = A_{j+1}.
+    """
+    channels, batch, _ = z.shape
+    modes, chunk = decay.shape[-1], toep.shape[-1]
+    rows, grad = z.view(channels, -1, chunk), dy.reshape(channels, -1, chunk)
+    dcarry = torch.bmm(grad, out_of.transpose(1, 2)).view(channels, batch, -1, modes)
+    reverse = dcarry.permute(2, 0, 1, 3).flip(0)
+    dstates = _carries(reverse.contiguous(), decay[:, None]).flip(0)
+    dstates = dstates.permute(1, 2, 0, 3).reshape(channels, -1, modes)
+    dz = torch.bmm(grad, toep.transpose(1, 2))
+    dz = torch.baddbmm(dz, dstates, into.transpose(1, 2)).view_as(z)
+    columns = rows.transpose(1, 2)
+    return (
+        dz,
+        torch.bmm(columns, grad),
+        torch.bmm(columns, dstates),
+        torch.bmm(carry.transpose(1, 2), grad),
+        (dstates * carry).sum(1),
+    )

@@ -85,6 +85,10 @@ def _train(config: Config, process: Process, stop: StopRequest) -> int:
             save_config(config, folder / "config.yaml")
             write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
         meter, start = Throughput(), engine.step
+        if start >= config.train.steps:
+            if process.is_main:
+                write_line(f"nothing to do: all {config.train.steps} steps are done")
+            return 0
         with (
             MetricsLog(
                 folder, total_steps=config.train.steps, resume_step=start, enabled=process.is_main

@@ -78,7 +78,8 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
         name: [run.read(0, run.length) for run in open_runs(path)] for name, path in source.items()
     }
     table = markov_table(runs["train"], runs["valid"], runs["test"], arguments.max_order)
-    report = EvaluationReport(f"{checkpoint.name}", value, count, tuple(table))
+    name = f"Hyena-GLT, step {int(checkpoint.name.rpartition('_')[2])}"
+    report = EvaluationReport(name, value, count, tuple(table))
     write_report(report, arguments.run / "evaluation.json")
     _draw(arguments, report, bits, windows, runs)
     return report

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_hyena.errors import UserError
+from megatron_hyena.runtime.parent import end_with_parent
 from pretrain.signals import UNFINISHED_STATUS, StopRequest
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 
             print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))
             return 0
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_parent()
         return train_run(config, stop.install())
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_hyena.errors import UserError
+from megatron_hyena.runtime.lock import only_process_in
+from megatron_hyena.runtime.parent import end_with_parent
 
 CONFIG = "configs/run/quickstart.yaml"
 EXAMPLE = Path("examples/chlamydia")
 CORPUS = Path("corpus/quickstart")
 RUN = Path("runs/quickstart")
-STOPPED = 85
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ def parts(overrides: list[str]) -> list[Part]:
     return [
         Part(
             "genome store (Zarr) from FASTA and GenBank",
-            [*python, "tools.prepare_genome", "--fasta", str(EXAMPLE / "ct.fasta.gz")]
-            + ["--annotation", str(EXAMPLE / "ct.gbk.gz"), "--output", str(CORPUS)],
+            [
+                *python,
+                "tools.prepare_genome",
+                *_options(fasta=EXAMPLE / "ct.fasta.gz"),
+                *_options(annotation=EXAMPLE / "ct.gbk.gz", output=CORPUS),
+            ],
             store / "zarr.json",
         ),
         Part(
             "WebDataset shards, split by position",
-            [*python, "tools.make_shards", "--store", str(store), "--output", str(shards)],
+            [*python, "tools.make_shards", *_options(store=store, output=shards)],
             shards / "test" / "index.json",
         ),
         Part(
@@ -68,18 +73,27 @@ def parts(overrides: list[str]) -> list[Part]:
         ),
         Part(
             "evaluation on the held-out part, beside Markov models",
-            [*python, "pretrain.evaluate", str(RUN), "--store", str(store)],
+            [*python, "pretrain.evaluate", str(RUN), *_options(store=store)],
             RUN / "evaluation.json",
             summary,
         ),
         Part(
             "export for Hugging Face transformers",
-            [*python, "tools.convert_checkpoint", "--from", str(RUN), "--to", "hf"]
-            + ["--output", str(RUN / "hf")],
+            [
+                *python,
+                "tools.convert_checkpoint",
+                "--from",
+                str(RUN),
+                *_options(to="hf", output=RUN / "hf"),
+            ],
             RUN / "hf" / "config.json",
             summary,
         ),
     ]
+
+
+def _options(**values: object) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for training")
     arguments = parser.parse_args(argv)
-    from megatron_hyena.runtime.lock import only_process_in
-
+    if "MAKELEVEL" in os.environ:
+        end_with_parent()
     started = time.monotonic()
     try:
         with only_process_in(CORPUS):
@@ -120,7 +134,7 @@ def _run(command: list[str]) -> int:
     shown = ["python" if word == sys.executable else word for word in command]
     print(f"    $ {' '.join(shown)}", flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"} if "-m" in command[3:] else os.environ
-    child = subprocess.Popen(command, env=environment)
+    child = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
 
     def pass_on(number: int, frame: object) -> None:
         # A terminal sends Ctrl-C to the child as well; other senders know this process only.
@@ -138,8 +152,8 @@ def _run(command: list[str]) -> int:
 def _finish(seconds: float) -> int:
     """Check the export in a fresh process and say what there is."""
     print("\n[6/6] the export in a fresh process", flush=True)
-    verify = [sys.executable, "-m", "tools.verify_export", "--run", str(RUN)]
-    status = _run([*verify, "--export", str(RUN / "hf")])
+    verify = [sys.executable, "-m", "tools.verify_export"]
+    status = _run([*verify, *_options(run=RUN, export=RUN / "hf")])
     if status:
         return status
     margin = json.loads((RUN / "evaluation.json").read_text())["margin_bits_per_base"]

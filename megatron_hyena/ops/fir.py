@@ -1,9 +1,11 @@
-"""Short causal convolutions as products with small Toeplitz matrices, chunk by chunk.
+"""Short causal convolutions, in two forms; both are linear in the length.
 
-A sequence is cut in chunks of C positions. Inside a chunk a causal convolution is a product with
-a C x C triangular Toeplitz matrix; a filter of K <= C + 1 taps reaches no further back than the
-previous chunk (the two-pass form of StripedHyena 2, arXiv:2503.01868). Everything is batched
-matrix products, linear in the length; the previous chunk is also what a neighbouring rank or an
+Up to `SHIFTED_TAPS` taps: a sum of shifted copies of the input, each times its tap.
+
+Beyond: products with small Toeplitz matrices. A sequence is cut in chunks of C positions. Inside a
+chunk a causal convolution is a product with a C x C triangular Toeplitz matrix; a filter of
+K <= C + 1 taps reaches no further back than the previous chunk (the two-pass form of
+StripedHyena 2, arXiv:2503.01868). The previous chunk is also what a neighbouring rank or an
 earlier call would hand over.
 
 Layout: tensors are channel-first `[D, B, L]` (channels, batch, length): a chunk is then a
@@ -13,11 +15,17 @@ D channels, G filter groups (channel c belongs to group c // (D // G)), K taps, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SHIFTED_TAPS = 8
+"""Most taps that are summed as shifted copies; more cost more than a Toeplitz product."""
+CACHED_ELEMENTS = 1 << 18
+"""Elements of a tensor that a CPU works on at a time, so that all taps find them in its cache."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -62,11 +70,52 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor) -> Tensor:
         [D, B, L] in `compute_dtype(z)`; positions before the start count as zero.
     """
     length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
+    if taps_GK.shape[-1] <= SHIFTED_TAPS:
+        taps = taps_GK[:, :length].to(dtype).repeat_interleave(len(z_DBL) // len(taps_GK), 0)
+        shifted: Tensor = _ShiftedSum.apply(z_DBL.to(dtype), taps)
+        return shifted
     chunk = fir_chunk(taps_GK.shape[-1])
     with full_precision(z_DBL):
         matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
         out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
     return out[..., :length]
+
+
+def _cached_channels(x_DBL: Tensor) -> Iterator[slice]:
+    """Slices of the channels that are worked on at a time: all at once unless on a CPU."""
+    channels, batch, length = x_DBL.shape
+    step = max(1, CACHED_ELEMENTS // (batch * length)) if x_DBL.device.type == "cpu" else channels
+    for start in range(0, channels, step):
+        yield slice(start, start + step)
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """z [D, B, L] and taps [D, K], K <= L -> y[t] = sum_k taps[k] z[t - k]."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, taps: Tensor) -> Tensor:
+        ctx.save_for_backward(z, taps)
+        weights, y = taps[:, None, None], torch.empty_like(z)
+        for part in _cached_channels(z):
+            torch.mul(z[part], weights[part, ..., 0], out=y[part])
+            for k in range(1, taps.shape[1]):
+                y[part, :, k:].addcmul_(z[part, :, :-k], weights[part, ..., k])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        z, taps = ctx.saved_tensors
+        weights, length = taps[:, None, None], z.shape[-1]
+        dz, dtaps = torch.empty_like(z), taps.new_empty(*taps.shape, z.shape[1])
+        for part in _cached_channels(z):
+            grad = grads[0][part]
+            torch.mul(grad, weights[part, ..., 0], out=dz[part])
+            for k in range(taps.shape[1]):
+                later, earlier = grad[..., k:], z[part, :, : length - k]
+                torch.linalg.vecdot(later, earlier, out=dtaps[part, k])
+                if k:
+                    dz[part, :, :-k].addcmul_(later, weights[part, ..., k])
+        return dz, dtaps.sum(-1)
 
 
 class _ToeplitzPair(torch.autograd.Function):

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from megatron_hyena.errors import UserError
 
 
 @contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
+def only_process_in(folder: Path, patience: float = 30.0) -> Iterator[None]:
     """Hold `folder/.lock` while the body runs; the system frees it if the process dies.
 
+    Args:
+        patience: seconds to wait for a process that may be on its way out.
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it for longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquired(file, patience):
             file.seek(0)
             raise UserError(
                 f"{folder}: process {file.read().strip() or 'unknown'} is at work in this folder; "
                 "wait for it, stop it, or choose another run.output_dir"
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _acquired(file: TextIO, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.2)

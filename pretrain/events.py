@@ -45,7 +45,7 @@ class Logging:
             )
         return False
 
-    def at_end(self, step: int) -> None:
+    def at_end(self, step: int, stopped: bool) -> None:
         """Take the bar down."""
         self.bar.close()
 
@@ -71,9 +71,9 @@ class Validation:
             self._validate(step)
         return False
 
-    def at_end(self, step: int) -> None:
-        """Validate, unless just done."""
-        if step != self.last_step:
+    def at_end(self, step: int, stopped: bool) -> None:
+        """Validate at the end of the schedule; a stopped run has no time for it."""
+        if step != self.last_step and not stopped:
             self._validate(step)
 
     def _validate(self, step: int) -> None:
@@ -97,7 +97,7 @@ class Stopping:
         self.interrupted = self.engine.any_rank(self.asked()) and step < self.steps
         return self.interrupted or step == self.stop_after
 
-    def at_end(self, step: int) -> None:
+    def at_end(self, step: int, stopped: bool) -> None:
         """Nothing is left to do."""
 
 
@@ -115,7 +115,7 @@ class Saving:
             self._save(step)
         return False
 
-    def at_end(self, step: int) -> None:
+    def at_end(self, step: int, stopped: bool) -> None:
         """Save, unless just done."""
         if step != self.saved_step:
             self._save(step)

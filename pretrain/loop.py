@@ -16,8 +16,8 @@ class Event(Protocol):
         """Called after optimizer step `step` (from 1) on every rank; True stops the run."""
         ...
 
-    def at_end(self, step: int) -> None:
-        """Called once after the last step, on every rank."""
+    def at_end(self, step: int, stopped: bool) -> None:
+        """Called once after the last step, on every rank; `stopped` if an event stopped the run."""
         ...
 
 
@@ -25,9 +25,11 @@ def train(
     engine: Engine, batches: Iterable[tuple[int, list[Batch]]], events: Sequence[Event]
 ) -> None:
     """Run the steps of `batches` until they end or an event stops the run."""
+    stopped = False
     for _, micro_batches in batches:
         result = engine.train_step([batch.to(engine.device) for batch in micro_batches])
-        if any([event.after_step(engine.step, result) for event in events]):
+        stopped = any([event.after_step(engine.step, result) for event in events])
+        if stopped:
             break
     for event in events:
-        event.at_end(engine.step)
+        event.at_end(engine.step, stopped)

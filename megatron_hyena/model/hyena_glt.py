@@ -9,24 +9,21 @@ one rank's share of it. L length, B batch, h hidden size, V vocabulary.
 from __future__ import annotations
 
 import importlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS
-from megatron_hyena.errors import UserError
 from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
 from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.mlp import GatedMLP
 from megatron_hyena.layers.norm import RMSNorm
 from megatron_hyena.layers.parameter import initialise
 from megatron_hyena.layers.provider import DenseProvider, Provider
+from megatron_hyena.model.folder import read_config, read_weights, write_folder
 
 
 @dataclass(frozen=True)
@@ -137,31 +134,16 @@ class HyenaGLT(nn.Module):
         return HyenaGLTOutput(logits.transpose(0, 1), hidden.transpose(0, 1), loss)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` of the dense model."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        weights = {n: p.detach().contiguous() for n, p in self.named_parameters()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        """Write `config.json` and `model.safetensors` of the dense model; see `model.folder`."""
+        write_folder(Path(folder), self.config, dict(self.named_parameters()))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> HyenaGLT:
         """Read what `save_pretrained` wrote.
 
         Raises:
-            UserError: a file is missing or holds other tensors than the configuration needs.
+            UserError: a file is missing, damaged, or holds other tensors than the model needs.
         """
-        folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: not found; give a folder of save_pretrained")
-        config = HyenaGLTConfig(**json.loads((folder / "config.json").read_text()))
-        model = cls(config)
-        weights = load_file(folder / "model.safetensors")
-        missing = sorted(set(dict(model.named_parameters())) ^ set(weights))
-        if missing:
-            raise UserError(f"{folder / 'model.safetensors'}: tensors differ: {missing}")
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
+        model = cls(read_config(Path(folder)))
+        read_weights(Path(folder), dict(model.named_parameters()))
         return model

@@ -37,16 +37,19 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None)
 
 
 def _banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Blocks of `window` queries attend to their own and the previous block: linear in L."""
-    length = q.shape[2]
+    """Blocks of `window` queries attend to their own and the previous block: linear in L.
+
+    The first block is plain causal attention; the others share one mask, as more heads, so that
+    the fused kernels take them and no [L, 2 window] scores are stored.
+    """
+    heads, length = q.shape[1:3]
     pad = -length % window
     q, k, v = (F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, window)) for x in (q, k, v))
-    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))
+    first = F.scaled_dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], is_causal=True)
+    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3).flatten(1, 2) for x in (k, v))
     query = torch.arange(window, device=q.device)[:, None] + window
     key = torch.arange(2 * window, device=q.device)[None, :]
     band = (key <= query) & (key > query - window)
-    first = band & (key >= window)
-    mask = band.expand(q.shape[2], -1, -1).clone()
-    mask[0] = first
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    rest = F.scaled_dot_product_attention(q[:, :, 1:].flatten(1, 2), k, v, attn_mask=band)
+    out = torch.cat([first[:, :, None], rest.unflatten(1, (heads, -1))], dim=2)
     return out.flatten(2, 3)[:, :, :length]

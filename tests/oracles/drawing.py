@@ -12,6 +12,7 @@ from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.model.hyena_glt import HyenaGLT, mixer_class
 from tests.oracles.operators import Weights
 
+
 def small_config(pattern: str = "S", **changes: object) -> HyenaGLTConfig:
     """Eight channels in two filter groups, two heads, windows shorter than most inputs."""
     values: dict[str, object] = {

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from megatron_hyena.checkpoint.huggingface.configuration_hyena_glt import HyenaGLTAutoConfig
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 
-class HyenaGLTForCausalLM(PreTrainedModel):
+class HyenaGLTForCausalLM(PreTrainedModel, GenerationMixin):
     """Next-byte logits of a causal Hyena-GLT."""
 
     config_class = HyenaGLTAutoConfig
@@ -55,7 +54,6 @@ class HyenaGLTForCausalLM(PreTrainedModel):
         states: Any = (out.last_hidden_state,) if output_hidden_states else None
         return CausalLMOutput(loss=out.loss, logits=out.logits, hidden_states=states)
 
-    @torch.no_grad()
     def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Tensor]:
-        """Generation recomputes the whole sequence: there is no cache."""
+        """Generation recomputes the whole sequence for every byte: there is no cache."""
         return {"input_ids": input_ids}

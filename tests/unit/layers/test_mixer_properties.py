@@ -86,7 +86,6 @@ def test_no_parameter_or_buffer_knows_a_sequence_length(sign: str) -> None:
         return {name: tuple(tensor.shape) for name, tensor in named}
 
     assert shapes() == shapes(max_sequence_length=1009, attention_window=997)
-    assert not any({251, 24} & set(shape) for shape in shapes().values() if 24 not in shape[:1])
 
 
 def wide(sign: str) -> dict[str, torch.Tensor]:
@@ -134,7 +133,7 @@ def test_decay_rates_of_mr_span_all_groups() -> None:
         mixer = mixer_class("M")(config, DenseProvider())
         assert isinstance(mixer, HyenaMR)
         decay = mixer.decay(torch.float64)
-            last = -torch.log(decay[:, -1])
+        last = -torch.log(decay[:, -1])
         assert last[0].item() == pytest.approx(slowest)
         assert last[-1].item() == pytest.approx(100.0)
         assert torch.equal(decay[:, 0], torch.ones(4, dtype=torch.float64))

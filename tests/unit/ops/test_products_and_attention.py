@@ -31,12 +31,8 @@ def test_products_change_the_layout(batch: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_products_gradients(batch: int) -> None:
-    assert gradcheck(
-        to_channel_first, (leaf(6, batch, 4), leaf(5, 4, seed=1))
-    )
-    assert gradcheck(
-        from_channel_first, (leaf(5, batch, 6), leaf(4, 5, seed=1))
-    )
+    assert gradcheck(to_channel_first, (leaf(6, batch, 4), leaf(5, 4, seed=1)))
+    assert gradcheck(from_channel_first, (leaf(5, batch, 6), leaf(4, 5, seed=1)))
 
 
 def test_products_follow_autocast_and_leave_fp64_alone() -> None:

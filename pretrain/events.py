@@ -51,13 +51,13 @@ class Logging:
 
 
 class Validation:
-    """The loss on held-out windows every `train.valid_every` steps and at the end."""
+    """The loss on held-out windows, if any, every `train.valid_every` steps and at the end."""
 
     def __init__(
         self,
         config: Config,
         engine: Engine,
-        batches: Callable[[], list[Batch]],
+        batches: Callable[[], list[Batch]] | None,
         log: MetricsLog,
         meter: Throughput,
     ) -> None:
@@ -67,19 +67,19 @@ class Validation:
 
     def after_step(self, step: int, result: StepResult) -> bool:
         """Validate when it is due."""
-        if self.every and step % self.every == 0:
-            self._validate(step)
+        if self.batches and self.every and step % self.every == 0:
+            self._validate(self.batches(), step)
         return False
 
     def at_end(self, step: int, stopped: bool) -> None:
         """Validate at the end of the schedule; a stopped run has no time for it."""
-        if step != self.last_step and not stopped:
-            self._validate(step)
+        if self.batches and step != self.last_step and not stopped:
+            self._validate(self.batches(), step)
 
-    def _validate(self, step: int) -> None:
+    def _validate(self, batches: list[Batch], step: int) -> None:
         with self.meter.paused():
             device = self.engine.device
-            nats, weight = self.engine.evaluate([b.to(device) for b in self.batches()])
+            nats, weight = self.engine.evaluate([b.to(device) for b in batches])
         self.loss, self.last_step = nats / weight, step
         values = {"valid_loss": self.loss, "valid_bits_per_base": bits_per_base(self.loss)}
         self.log.log_validation(step, values)

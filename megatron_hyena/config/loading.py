@@ -4,6 +4,9 @@ A YAML file may name fragments to start from, relative to itself:
 
     include: [../model/tiny.yaml, ../parallel/tp2.yaml]
     train: {steps: 100}
+
+Later wins: the fragments in the order of the list, then the file that includes them, then the
+command line. One key twice in one file, or twice on the command line, is an error.
 """
 
 from __future__ import annotations
@@ -81,11 +84,14 @@ def _fragments(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, d
         raise UserError(f"{path}: no such configuration file; see configs/run/ for some")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of sections, such as 'train:'")
-    for include in values.pop("include", []):
+    includes = values.pop("include", [])
+    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
+        raise UserError(f"{path}: include must be a list of files, such as [../model/tiny.yaml]")
+    for include in includes:
         yield from _fragments((path.parent / include).resolve(), (*seen, path))
     yield str(path), values
 
@@ -108,7 +114,8 @@ def _check_keys(values: dict[str, Any], source: str) -> None:
     sections = sorted({key.partition(".")[0] for key in valid})
     for section, content in values.items():
         if section not in sections:
-            raise UserError(f"{source}: unknown section {section!r}{_nearest(section, sections)}")
+            nearest = _nearest(str(section), sections)
+            raise UserError(f"{source}: unknown section {section!r}{nearest}")
         if not isinstance(content, dict):
             raise UserError(f"{source}: section {section!r} must hold key: value pairs")
         for name in content:
@@ -124,13 +131,13 @@ def _nearest(key: str, valid: list[str]) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a mapping with one key twice, and reads 1e-3 as a number."""
+    """SafeLoader that refuses a mapping with one key twice."""
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+        key = str(loader.construct_object(key_node, deep=True))
         if key in seen:
             raise UserError(
                 f"{Path(str(key_node.start_mark.name)).name}: key {key!r} stands twice, "

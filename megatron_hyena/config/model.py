@@ -59,15 +59,23 @@ class HyenaGLTConfig:
 
     def __post_init__(self) -> None:
         signs = parse_pattern(self.pattern)
-        for name in ("hidden_size", "num_heads", "vocab_size", "li_modes", "hyena_order"):
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)} must be 1 or more")
+        for name in ("rope_base", "norm_eps", "init_std"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.{name}={getattr(self, name)} must be greater than 0")
+        if self.num_filter_groups < 0:
+            raise UserError(
+                f"model.num_filter_groups={self.num_filter_groups} must be 0 (one group for 16 "
+                "channels) or more"
+            )
         if set("AW") & set(signs) and self.hidden_size % (2 * self.num_heads):
             raise UserError(
                 f"model.hidden_size={self.hidden_size} must be a multiple of twice "
                 f"model.num_heads={self.num_heads}: RoPE turns pairs of channels of each head"
             )
-        if self.hidden_size % self.groups:
+        if set("SM") & set(signs) and self.hidden_size % self.groups:
             raise UserError(
                 f"model.hidden_size={self.hidden_size} is not a multiple of the filter groups "
                 f"({self.groups}); change model.num_filter_groups"
@@ -96,6 +104,19 @@ class HyenaGLTConfig:
             return 0
         return self.ffn_hidden_size or -(-8 * self.hidden_size // 3 // 64) * 64
 
+
+POSITIVE = (
+    "hidden_size",
+    "num_heads",
+    "vocab_size",
+    "se_filter_length",
+    "mr_filter_length",
+    "li_modes",
+    "hyena_order",
+    "hyena_filter_order",
+    "max_sequence_length",
+    "attention_window",
+)
 
 MR_SLOWEST_DECAY = {"weak": -2.0, "normal": -1.0, "strong": 0.0}
 """log10 of the slowest decay rate of `M` over its taps; the fastest is 2."""

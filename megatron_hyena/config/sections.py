@@ -101,7 +101,8 @@ class TrainSection:
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch_size", "micro_batch_size"):
             require(getattr(self, name) >= 1, f"train.{name} must be 1 or more")
-        require(self.stop_after >= 0, "train.stop_after must be 0 or more")
+        for name in ("stop_after", "valid_every", "valid_sequences"):
+            require(getattr(self, name) >= 0, f"train.{name} must be 0 or more")
         require(
             self.precision in ("fp32", "bf16"),
             f"train.precision={self.precision!r} is unknown; use fp32 or bf16",
@@ -134,7 +135,11 @@ class OptimSection:
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr must be greater than 0")
         require(0 <= self.min_lr <= self.lr, "optim.min_lr must lie between 0 and optim.lr")
-        require(self.warmup_steps >= 0, "optim.warmup_steps must be 0 or more")
+        for name in ("warmup_steps", "weight_decay", "grad_clip", "filter_lr_factor"):
+            require(getattr(self, name) >= 0, f"optim.{name} must be 0 or more")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optim.{name} must be at least 0 and below 1")
+        require(self.eps > 0, "optim.eps must be greater than 0")
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,11 @@ class CheckpointSection:
     resume: str = "auto"
     """`auto` goes on from the newest complete checkpoint of the run, `none` starts anew, a
     path starts from that checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            require(getattr(self, name) >= 0, f"checkpoint.{name} must be 0 or more")
+        require(bool(self.resume), "checkpoint.resume is empty; use auto, none or a path")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ averages over data ranks, so each micro-batch is multiplied by both beforehand.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from megatron_hyena.config import Config
 from megatron_hyena.engine.groups import parameter_groups
 from megatron_hyena.engine.moments import prepare_moments
+from megatron_hyena.engine.norm import gradient_norm
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
 from megatron_hyena.parallel.mesh import Mesh
@@ -88,20 +88,13 @@ class Engine:
             eps=optim.eps,
         )
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-            model=_Loss(model.to(device)),
+            model=_Loss(model.to(device), config.train.precision),
             optimizer=optimizer,
             config=deepspeed_config(config, mesh.data_size),
             mpu=MeshUnit(mesh),
             dist_init_required=False,
         )
         prepare_moments(self.optimizer, config.parallel.zero_stage)
-
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """Autocast to bfloat16 if the run asks for it."""
-        enabled = self.config.train.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            yield
 
     def train_step(self, batches: Sequence[Sequences]) -> StepResult:
         """Forward, backward and update over this rank's micro-batches of one global batch."""
@@ -116,15 +109,19 @@ class Engine:
         scale = len(batches) * self.mesh.data_size / weight.clamp(min=1e-12)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in batches:
-            with self.precision():
-                loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
+            loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
             self.deepspeed.backward(loss * scale.to(loss.dtype))
+            if self.config.parallel.zero_stage == 0 and batch is batches[-1]:
+                # Without ZeRO, DeepSpeed clips but does not tell the norm.
+                norm = gradient_norm(self.model, self.mesh)
             self.deepspeed.step()
             total += loss.detach().double()
+        if self.config.parallel.zero_stage > 0:
+            norm = self.deepspeed.get_global_grad_norm()
         self.step += 1
         tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
         loss_value = (self._over_data(total) / weight).item()
-        return StepResult(loss_value, float(self.deepspeed.get_global_grad_norm()), lr, tokens)
+        return StepResult(loss_value, float(norm), lr, tokens)
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Sequences]) -> tuple[float, float]:
@@ -135,8 +132,7 @@ class Engine:
         self.deepspeed.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in batches:
-            with self.precision():
-                loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
+            loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
             total += torch.stack([loss.double(), batch.weights.sum().double()])
         nats, weight = self._over_data(total).tolist()
         return nats, weight
@@ -153,12 +149,16 @@ class Engine:
 
 
 class _Loss(nn.Module):
-    """The forward pass that DeepSpeed wraps: the sum of weighted nats of one micro-batch."""
+    """The forward pass that DeepSpeed wraps: the sum of weighted nats of one micro-batch.
 
-    def __init__(self, model: nn.Module) -> None:
+    Autocast to bfloat16 is entered here: DeepSpeed switches off one that is entered around it.
+    """
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.bf16 = model, precision == "bf16"
 
     def forward(self, input_ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        nll = self.model.token_losses(input_ids, targets)  # type: ignore[operator]
+        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+            nll = self.model.token_losses(input_ids, targets)  # type: ignore[operator]
         return (nll * weights.to(nll.dtype)).sum()

@@ -10,15 +10,12 @@ import torch.distributed as dist
 
 from megatron_hyena.checkpoint.format import (
     Manifest,
-    check_architecture,
-    find_checkpoints,
-    read_manifest,
     remove_old,
-    resolve_checkpoint,
     step_folder,
     tensor_file,
     write_manifest,
 )
+from megatron_hyena.checkpoint.start import find_start
 from megatron_hyena.checkpoint.tensors import MOMENTS, WEIGHT, read_parameters, write_tensors
 from megatron_hyena.config import Config, config_dict
 from megatron_hyena.engine.engine import Engine
@@ -70,41 +67,20 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
 
 
 def resume(engine: Engine) -> Path | None:
-    """Load what `checkpoint.resume` names; returns the checkpoint, None for a new start.
+    """Load what `checkpoint.resume` means; returns the checkpoint, None for a new start.
 
     Raises:
-        UserError: another architecture, batch size or sequence length, or an unreadable file.
+        UserError: see `checkpoint.start.find_start`; or a file cannot be read.
     """
-    config = engine.config
-    wanted = config.checkpoint.resume
-    if wanted == "none":
+    start = find_start(engine.config)
+    if start is None:
         return None
-    if wanted == "auto":
-        found = find_checkpoints(Path(config.run.output_dir) / "checkpoints")
-        if not found:
-            return None
-        folder = found[-1]
-    else:
-        folder = resolve_checkpoint(wanted)
-    manifest = read_manifest(folder)
-    check_architecture(manifest.model, config.model, folder)
-    _check_position(manifest, config, folder)
     mesh = engine.mesh
     tensors = read_parameters(
-        folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
+        start.folder, start.manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
     )
-    write_state(engine, tensors, manifest.step)
-    return folder
-
-
-def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
-    for section, key in (("train", "global_batch_size"), ("data", "sequence_length")):
-        saved, asked = manifest.run[section][key], getattr(getattr(config, section), key)
-        if saved != asked:
-            raise UserError(
-                f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "
-                f"data is undefined; set {section}.{key}={saved} or start another run.output_dir"
-            )
+    write_state(engine, tensors, start.manifest.step)
+    return start.folder
 
 
 def _manifest(engine: Engine, config: Config, building: Path) -> Manifest:
@@ -126,11 +102,13 @@ def _manifest(engine: Engine, config: Config, building: Path) -> Manifest:
 
 def _agree(failure: str, building: Path, engine: Engine) -> None:
     """Raise on all ranks if one failed, after removing what was begun."""
-    if not engine.any_rank(bool(failure)):
+    failures = [""] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    if not any(failures):
         return
     if dist.get_rank() == 0:
         shutil.rmtree(building, ignore_errors=True)
     raise UserError(
-        f"{building.parent}: could not save step {engine.step} ({failure or 'on another rank'}); "
+        f"{building.parent}: could not save step {engine.step} ({next(filter(None, failures))}); "
         "free some space and start the same command again; earlier checkpoints are intact"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any
 
 from megatron_hyena.config import Config
-from megatron_hyena.parallel.mesh import Mesh
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from megatron_hyena.parallel.mesh import Mesh
 
 
 def deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:

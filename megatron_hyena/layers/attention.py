@@ -46,6 +46,11 @@ class Attention(Mixer):
         """Scores and weighted sum over the L / 2 positions seen on average, per position."""
         return 2 * length * config.hidden_size
 
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `Mixer.stored_rows`: q, k, v, rotated q and k, y in two layouts."""
+        return 0, 7
+
 
 class WindowAttention(Attention):
     """Attention to the last `attention_window` positions (sign `W`)."""
@@ -58,3 +63,8 @@ class WindowAttention(Attention):
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
         """As attention, over the window."""
         return 4 * min(length, config.attention_window) * config.hidden_size
+
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `Attention.stored_rows`; blocks hold k and v twice."""
+        return 0, 9

@@ -79,6 +79,11 @@ class HyenaMixer(Mixer):
         """Multiply-adds x 2 per position beyond the matrix products with weights."""
         return config.hidden_size * (2 * 3 * FEATURIZER_TAPS + 2)
 
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `Mixer.stored_rows`: projections, features, x2 * v and the convolution; y."""
+        return 8, 1
+
 
 class HyenaSE(HyenaMixer):
     """Short explicit filter: `se_filter_length` taps per group, by cross-correlation."""
@@ -135,6 +140,11 @@ class HyenaMR(HyenaMixer):
         extra = 2 * config.mr_filter_length * config.hidden_size
         return HyenaMixer.mixing_flops(config, length) + extra
 
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `HyenaMixer.stored_rows`; also its skip's input."""
+        return 9, 1
+
 
 class HyenaLI(HyenaMixer):
     """Long implicit filter: the sum of `li_modes` real exponentials, plus a skip.
@@ -159,6 +169,11 @@ class HyenaLI(HyenaMixer):
         """See `HyenaMixer.mixing_flops`: counted as the recurrence, 4 per mode."""
         extra = 4 * config.li_modes * config.hidden_size
         return HyenaMixer.mixing_flops(config, length) + extra
+
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `HyenaMixer.stored_rows`; also its skip's input and chunk states."""
+        return 10, 1
 
 
 def _initial_log_rate(full: Tensor, generator: torch.Generator) -> None:

@@ -114,6 +114,12 @@ class HyenaOperator(HyenaMixer):
         taps = 2 * (config.hyena_order + 1) * FEATURIZER_TAPS
         return config.hidden_size * (config.hyena_order * (transforms + 8) + taps)
 
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """See `Mixer.stored_rows`: projections, features; per order input, output, filter."""
+        gate = 2 if config.hyena_output_gate else 0
+        return 2 * (config.hyena_order + 1) + 4 * config.hyena_order + gate, 1
+
 
 def _replicated(shape: tuple[int, ...], bound: float) -> nn.Parameter:
     return cut_parameter(Cut(shape, uniform(-bound, bound), role="filter"), 1)

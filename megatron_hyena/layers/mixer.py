@@ -23,3 +23,12 @@ class Mixer(nn.Module):
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
         """Forward FLOPs per position beyond the products with weight matrices."""
         raise NotImplementedError
+
+    @staticmethod
+    def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
+        """What backward needs of this rank's channels: numbers per channel and position.
+
+        Returns:
+            (numbers kept in fp32 in every precision, numbers kept as the matrix products' dtype).
+        """
+        raise NotImplementedError

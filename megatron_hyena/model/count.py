@@ -67,9 +67,10 @@ def cost(config: Config, data_size: int) -> Cost:
         for p in model.parameters()
     ]
     total, local = (sum(column) for column in zip(*sizes, strict=True))
-    # Bytes per parameter: weight, gradient, two moments; ZeRO adds its flat copy of the weights.
+    # fp32 numbers per parameter: weight, gradient, two moments, ZeRO's flat copy of the weights.
+    numbers = (1, 1, 2, 1 if parallel.zero_stage else 0)
     shares = [data_size if parallel.zero_stage >= stage else 1 for stage in (3, 2, 1, 1)]
-    bytes_each = sum(4 * width / share for width, share in zip((1, 1, 2, 1), shares, strict=True))
+    bytes_each = sum(4 * count / share for count, share in zip(numbers, shares, strict=True))
     return Cost(
         parameters=total,
         parameters_per_rank=local,
@@ -79,23 +80,37 @@ def cost(config: Config, data_size: int) -> Cost:
     )
 
 
-def _activation_bytes(config: Config) -> float:
-    """Stored activations of one micro-batch: per block, and the logits with their softmax.
+WORKING_SHARE = 1.35
+"""Peak of a block's backward pass, over what its forward pass stored: gradients in flight."""
 
-    A block without recomputation keeps, in units of hidden-size rows: two norm inputs and two
-    norm outputs, and of its own channels about 12 for the mixer (projections, features, gates,
-    convolution) and 4 of the inner width for the MLP. With recomputation, one input per block and
-    one block's working set.
+
+def _activation_bytes(config: Config) -> float:
+    """Largest activations of one micro-batch on one rank, in bytes.
+
+    Per sublayer, the residual stream and its sum in fp32, the gathered input of the first product,
+    and the rank's own channels; at the end the logits, their softmax and both gradients. With
+    recomputation, each block's input and the working set of one block.
     """
     model, parallel = config.model, config.parallel
-    positions = config.train.micro_batch_size * config.data.sequence_length
+    own = 1 / parallel.tensor
+    stream = 4 * model.hidden_size * (own if parallel.sequence else 1.0)
+    blocks = [_block_bytes(sign, config) for sign in model.signs]
+    end = stream + 4 * 4 * model.vocab_size * own
+    if parallel.recompute == "block":
+        at_block = [(i + 1) * stream + WORKING_SHARE * stored for i, stored in enumerate(blocks)]
+        total = max(*at_block, len(blocks) * stream + end)
+    else:
+        total = sum(blocks) + end
+    return config.train.micro_batch_size * config.data.sequence_length * total
+
+
+def _block_bytes(sign: str, config: Config) -> float:
+    """Stored by one block for its backward pass, in bytes per position."""
+    model, parallel = config.model, config.parallel
     own = 1 / parallel.tensor
     stream = own if parallel.sequence else 1.0
     width = 2 if config.train.precision == "bf16" else 4
-    block = model.hidden_size * (4 * stream + 2 + 12 * own) + 4 * model.ffn * own
-    blocks = len(model.signs)
-    if parallel.recompute == "block":
-        rows = blocks * model.hidden_size * stream + block
-    else:
-        rows = blocks * block
-    return positions * (width * rows + 4 * 3 * model.vocab_size * own)
+    fixed, products = mixer_class(sign).stored_rows(model)
+    rows = 4 * (2 * stream + fixed * own) + width * (1 + products * own)
+    mlp = model.hidden_size * (4 * 2 * stream + width) + 4 * model.ffn * width * own
+    return model.hidden_size * rows + (mlp if model.ffn else 0)

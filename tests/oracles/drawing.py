@@ -35,7 +35,8 @@ def disturb(module: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         shape = cut_of(parameter).shape
-        parameter += 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        parameter.add_(0.3 * noise)
 
 
 def small_mixer(config: HyenaGLTConfig, seed: int = 0) -> Mixer:

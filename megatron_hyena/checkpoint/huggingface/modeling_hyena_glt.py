@@ -54,6 +54,8 @@ class HyenaGLTForCausalLM(PreTrainedModel, GenerationMixin):
         states: Any = (out.last_hidden_state,) if output_hidden_states else None
         return CausalLMOutput(loss=out.loss, logits=out.logits, hidden_states=states)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Tensor]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *_: Any, **__: Any
+    ) -> dict[str, Any]:
         """Generation recomputes the whole sequence for every byte: there is no cache."""
         return {"input_ids": input_ids}

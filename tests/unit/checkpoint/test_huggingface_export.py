@@ -1,4 +1,4 @@
-"""The Hugging Face folder: read by the Auto classes in a process that cannot import this package."""
+"""The Hugging Face folder, read by the Auto classes where this package cannot be imported."""
 
 from __future__ import annotations
 

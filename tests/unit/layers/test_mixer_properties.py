@@ -9,7 +9,7 @@ import torch
 
 from megatron_hyena.config import SIGNS, HyenaGLTConfig
 from megatron_hyena.layers.hyena import HyenaLI, HyenaMR
-from megatron_hyena.layers.parameter import initialise
+from megatron_hyena.layers.parameter import cut_of, initialise
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.model.hyena_glt import mixer_class
 from tests.oracles.drawing import draw, small_config, small_mixer
@@ -143,7 +143,7 @@ def test_modes_keep_their_roles() -> None:
     """Modes and taps are filters: no weight decay, own learning rate."""
     mixer = mixer_class("L")(small_config("L"), DenseProvider())
     assert isinstance(mixer, HyenaLI)
-    roles = {name: p.cut.role for name, p in mixer.named_parameters()}
+    roles = {name: cut_of(p).role for name, p in mixer.named_parameters()}
     assert roles == {
         "projection": "matrix",
         "featurizer": "filter",

@@ -68,7 +68,7 @@ def test_hyena_has_one_filter_for_each_order() -> None:
     """Filters of a fresh layer differ from each other, as the equation asks."""
     operator = small_mixer(small_config("H", hyena_order=3))
     assert isinstance(operator, HyenaOperator)
-    taps = [f(40, torch.float64).detach() for f in operator.filters]
+    taps: list[Tensor] = [f(40, torch.float64).detach() for f in operator.filters]
     assert len(taps) == 3
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert float((taps[one] - taps[other]).abs().max()) > 1e-2
@@ -146,6 +146,6 @@ def test_featurizer_is_a_cross_correlation() -> None:
         shifted[:, :, shift:] = projected[:, :, : 10 - shift]
         np.testing.assert_allclose(operators.features(x.numpy(), w, 3)[1], shifted[1::3])
         with torch.no_grad():
-            mixer.featurizer.copy_(torch.from_numpy(w["featurizer"]))
+            mixer.get_parameter("featurizer").copy_(torch.from_numpy(w["featurizer"]))
         expected = operators.hyena_se(x.numpy(), w)
         np.testing.assert_allclose(mixer(x).detach().numpy(), expected, rtol=0, atol=1e-11)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
-from megatron_hyena.layers.parameter import Cut, cut_of, initialise, normal
+from megatron_hyena.layers.parameter import Cut, cut_of, cut_parameter, initialise, normal
+from megatron_hyena.layers.provider import DenseProvider
 from tests.oracles.drawing import small_config
 
 
@@ -77,7 +78,7 @@ def test_a_fused_pair_is_cut_block_by_block() -> None:
 
 
 def test_every_rank_of_a_layout_draws_its_part_of_the_dense_weights() -> None:
-    class Share:
+    class Share(DenseProvider):
         """A provider in name only: the place of one rank."""
 
         def __init__(self, rank: int, size: int) -> None:
@@ -85,7 +86,7 @@ def test_every_rank_of_a_layout_draws_its_part_of_the_dense_weights() -> None:
 
     config = small_config("SMLHAW", hyena_output_gate=True)
     dense = parameters(HyenaGLT(config, seed=4))
-    shares = [HyenaGLT(config, Share(r, 2), seed=4) for r in range(2)]  # type: ignore[arg-type]
+    shares = [HyenaGLT(config, Share(r, 2), seed=4) for r in range(2)]
     for name, full in dense.items():
         parts = [dict(s.named_parameters())[name] for s in shares]
         assert torch.equal(cut_of(parts[0]).join([p.detach() for p in parts]), full), name
@@ -102,13 +103,12 @@ def test_initialise_needs_no_particular_order_of_modules() -> None:
         def __init__(self, order: str) -> None:
             super().__init__()
             for name in order:
-                parameter = torch.nn.Parameter(torch.empty(4))
-                parameter.cut = Cut((4,), normal(1.0))  # type: ignore[attr-defined]
-                self.register_parameter(name, parameter)
+                self.register_parameter(name, cut_parameter(Cut((4,), normal(1.0)), 1))
 
     one, other = Pair("ab"), Pair("ba")
     for pair in (one, other):
         initialise(pair, 0, 0, 1)
-    assert torch.equal(one.a, other.a)
-    assert torch.equal(one.b, other.b)
-    assert not torch.equal(one.a, one.b)
+    first, second = parameters(one), parameters(other)
+    assert torch.equal(first["a"], second["a"])
+    assert torch.equal(first["b"], second["b"])
+    assert not torch.equal(first["a"], first["b"])

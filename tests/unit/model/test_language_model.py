@@ -104,9 +104,9 @@ def test_gradients_of_the_model_by_differences() -> None:
         values = []
         for sign in (1, -1):
             with torch.no_grad():
-                parameter += sign * 1e-6 * way
+                parameter.add_(sign * 1e-6 * way)
                 values.append(model(ids, ids).loss.item())
-                parameter -= sign * 1e-6 * way
+                parameter.sub_(sign * 1e-6 * way)
         assert parameter.grad is not None, name
         slope = (parameter.grad * way).sum().item()
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-4, abs=1e-7), name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +81,7 @@ def test_causal_fir_gradients(length: int, taps: int) -> None:
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 14])
 def test_modal_conv_gradients(length: int) -> None:
     z, parameters = leaf(2, 2, length), modes(2, 3, grad=True)
-    assert gradcheck(lambda *a: modal_conv(*a, chunk=4), (z, *parameters))
+    assert gradcheck(partial(modal_conv, chunk=4), (z, *parameters))
 
 
 @pytest.mark.parametrize(("length", "taps"), [(1, 1), (2, 5), (9, 4), (12, 12)])
@@ -152,7 +155,12 @@ def low_precision_cases() -> dict[str, tuple[torch.Tensor, ...]]:
 @pytest.mark.parametrize("name", ["fir", "modal", "fft"])
 def test_bf16_input_is_convolved_in_fp32_also_under_autocast(name: str) -> None:
     """The result is bit for bit that of the same numbers in fp32; so are the gradients."""
-    op = {"fir": causal_fir, "modal": modal_conv, "fft": fft_conv}[name]
+    ops: dict[str, Callable[..., Tensor]] = {
+        "fir": causal_fir,
+        "modal": modal_conv,
+        "fft": fft_conv,
+    }
+    op = ops[name]
     z, *parameters = low_precision_cases()[name]
     wide = [z.float().requires_grad_(), *(p.clone().requires_grad_() for p in parameters)]
     expected = op(*wide)
@@ -164,7 +172,7 @@ def test_bf16_input_is_convolved_in_fp32_also_under_autocast(name: str) -> None:
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
     for mine, theirs in zip(low[1:], wide[1:], strict=True):
-        assert mine.grad is not None
+        assert mine.grad is not None and theirs.grad is not None
         assert mine.grad.dtype == torch.float32
         assert torch.equal(mine.grad, theirs.grad)
 

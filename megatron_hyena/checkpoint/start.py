@@ -1,0 +1,57 @@
+"""Where a run starts from, and whether it can: needs nothing but the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_hyena.checkpoint.format import (
+    Manifest,
+    check_architecture,
+    find_checkpoints,
+    read_manifest,
+    resolve_checkpoint,
+)
+from megatron_hyena.config import Config
+from megatron_hyena.errors import UserError
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint that a run may go on from."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def find_start(config: Config) -> Start | None:
+    """The checkpoint that `checkpoint.resume` means; None for a new start.
+
+    Raises:
+        UserError: none at the path given, an incomplete one, or one of another architecture,
+            batch size or sequence length.
+    """
+    wanted = config.checkpoint.resume
+    if wanted == "none":
+        return None
+    if wanted == "auto":
+        found = find_checkpoints(Path(config.run.output_dir) / "checkpoints")
+        if not found:
+            return None
+        folder = found[-1]
+    else:
+        folder = resolve_checkpoint(wanted)
+    manifest = read_manifest(folder)
+    check_architecture(manifest.model, config.model, folder)
+    _check_position(manifest, config, folder)
+    return Start(folder, manifest)
+
+
+def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
+    for section, key in (("train", "global_batch_size"), ("data", "sequence_length")):
+        saved, asked = manifest.run[section][key], getattr(getattr(config, section), key)
+        if saved != asked:
+            raise UserError(
+                f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "
+                f"data is undefined; set {section}.{key}={saved} or start another run.output_dir"
+            )

@@ -1,0 +1,66 @@
+"""The batches of a run. Opened, and found good, before the expensive imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
+from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
+
+if TYPE_CHECKING:
+    from megatron_hyena.config import Config
+    from megatron_hyena.parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Data:
+    """The windows of a run, the same on every rank; `valid` is None without `data.valid`."""
+
+    train: WindowStream
+    valid: ChosenWindows | None
+
+
+def open_data(config: Config) -> Data:
+    """Open the shards; their checksums are verified.
+
+    Raises:
+        UserError: a missing or damaged shard, or fewer sequences than one global batch.
+    """
+    stream = WindowStream(
+        config.data.train,
+        config.data.sequence_length,
+        config.run.seed,
+        augment_reverse_complement=config.data.reverse_complement,
+    )
+    stream.check_global_batch(config.train.global_batch_size)
+    if not config.data.valid:
+        return Data(stream, None)
+    windows = SequentialWindows(config.data.valid, config.data.sequence_length, context=1)
+    return Data(stream, ChosenWindows(windows, config.train.valid_sequences))
+
+
+def training_batches(
+    stream: WindowStream, config: Config, mesh: Mesh, start_step: int
+) -> BatchIterator:
+    """This data rank's micro-batches from `start_step` to the end of the schedule."""
+    return BatchIterator(
+        stream,
+        start_step,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        data_rank=mesh.data_rank,
+        data_size=mesh.data_size,
+        stop_step=config.train.steps,
+    )
+
+
+def validation_batches(
+    windows: ChosenWindows | None, config: Config, mesh: Mesh
+) -> Callable[[], list[Batch]] | None:
+    """A function giving this data rank's validation batches; None without windows."""
+    if windows is None:
+        return None
+    size = config.train.micro_batch_size
+    return lambda: list(evaluation_batches(windows, size, mesh.data_rank, mesh.data_size))

@@ -1,0 +1,117 @@
+"""One run on one rank: build, resume, train, sum up. The one place where all rooms meet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_hyena.config import Config, save_config
+from megatron_hyena.engine.engine import Engine
+from megatron_hyena.engine.saving import resume
+from megatron_hyena.errors import UserError
+from megatron_hyena.model.count import meta_model
+from megatron_hyena.model.hyena_glt import HyenaGLT
+from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, bits_per_base, read_metrics
+from megatron_hyena.observe.profiler import Throughput, peak_memory_gb
+from megatron_hyena.observe.progress import write_line
+from megatron_hyena.parallel.mesh import build_mesh
+from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
+from megatron_hyena.runtime.lock import only_process_in
+from megatron_hyena.runtime.process import Process
+from pretrain.data import Data, training_batches, validation_batches
+from pretrain.events import Logging, Saving, Stopping, Validation
+from pretrain.loop import train
+from pretrain.signals import UNFINISHED_STATUS, StopRequest
+
+
+def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
+    """Train `config` on this rank; returns the exit status."""
+    folder = Path(config.run.output_dir)
+    with _only_run_in(folder, process):
+        engine = build_engine(config, process)
+        resumed = resume(engine)
+        start, steps = engine.step, config.train.steps
+        if process.is_main:
+            save_config(config, folder / "config.yaml")
+            write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
+        meter, main = Throughput(), process.is_main
+        with (
+            MetricsLog(folder, total_steps=steps, resume_step=start, enabled=main) as log,
+            training_batches(data.train, config, engine.mesh, start) as batches,
+        ):
+            held_out = validation_batches(data.valid, config, engine.mesh)
+            validation = Validation(config, engine, held_out, log, meter)
+            stopping = Stopping(config, engine, lambda: stop.asked)
+            logging = Logging(config, log, meter, start, main)
+            train(engine, batches, [logging, validation, stopping, Saving(config, engine, meter)])
+        if main:
+            _conclude(config, folder, engine.step, start, validation.loss, meter.overall())
+    return UNFINISHED_STATUS if stopping.interrupted else 0
+
+
+def build_engine(config: Config, process: Process) -> Engine:
+    """The model of this rank under DeepSpeed; weights from `run.seed`."""
+    mesh = build_mesh(config.parallel.tensor, config.parallel.context)
+    provider = MegatronProvider(mesh.tensor, config.parallel.sequence)
+    recompute = config.parallel.recompute == "block"
+    model = HyenaGLT(config.model, provider, seed=config.run.seed, recompute=recompute)
+    sum_partial_gradients(model, provider)
+    return Engine(model, config, mesh, process.device)
+
+
+@contextmanager
+def _only_run_in(folder: Path, process: Process) -> Iterator[None]:
+    """Keep a second run out of `folder`; rank 0 holds the lock and tells the others."""
+    with ExitStack() as stack:
+        refused = [""]
+        if process.is_main:
+            try:
+                stack.enter_context(only_process_in(folder))
+            except UserError as error:
+                refused = [str(error)]
+        dist.broadcast_object_list(refused, src=0, device=process.device)
+        if refused[0]:
+            raise UserError(refused[0])
+        yield
+
+
+def _conclude(
+    config: Config, folder: Path, step: int, start: int, valid_loss: float | None, speed: float
+) -> None:
+    """Say how the run ended; write `summary.json` if it went to its end just now."""
+    steps = config.train.steps
+    if step < steps:
+        write_line(f"stopped after step {step} of {steps}, saved; the same command goes on")
+    elif start == steps:
+        write_line(f"nothing to do: all {steps} steps are done")
+    else:
+        _write_summary(config, folder, valid_loss, speed)
+
+
+def _write_summary(config: Config, folder: Path, valid_loss: float | None, speed: float) -> None:
+    records, parallel = read_metrics(folder / METRICS_FILE), config.parallel
+    summary = {
+        "steps": config.train.steps,
+        "train_loss": records[-1]["loss"] if records else None,
+        "valid_loss": valid_loss,
+        "valid_bits_per_base": None if valid_loss is None else bits_per_base(valid_loss),
+        "tokens_per_second": speed,
+        "peak_memory_gb": peak_memory_gb(),
+        "parameters": sum(p.numel() for p in meta_model(config.model).parameters()),
+        "layout": {
+            "world_size": dist.get_world_size(),
+            "tensor": parallel.tensor,
+            "sequence": parallel.sequence,
+            "context": parallel.context,
+            "zero_stage": parallel.zero_stage,
+            "recompute": parallel.recompute,
+        },
+    }
+    temporary = folder / ".summary.json"
+    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "summary.json")

@@ -1,0 +1,76 @@
+"""What `pretrain.train` says before any expensive work: dry run and mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_hyena import HyenaGLT
+from megatron_hyena.config import load_config
+from pretrain.train import main
+
+QUICKSTART = str(Path(__file__).parents[3] / "configs/run/quickstart.yaml")
+
+
+def test_dry_run_shows_what_would_run_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([QUICKSTART, "--dry-run", "train.steps=7"]) == 0
+    text = capsys.readouterr().out
+    assert "steps: 7" in text
+    config = load_config(QUICKSTART)
+    parameters = sum(p.numel() for p in HyenaGLT(config.model).parameters())
+    assert f"{parameters:,} (" in text
+    assert "2 = tensor 2 x context 1 x data 1, sequence parallel on" in text
+    assert re.search(r"memory per rank\s+\d+\.\d+ GiB", text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "message"),
+    [
+        (["trian.steps=1"], "1", "unknown section 'trian'; did you mean train?"),
+        (["model.pattern=SQ"], "2", "unknown sign 'Q' at position 2; valid signs are S M L H A W"),
+        (["parallel.tensor=3", "parallel.sequence=false"], "4", "4 ranks cannot be split"),
+        (["model.num_heads=1"], "2", "model.num_heads = 1 is not a multiple"),
+        (["model.vocab_size=257"], "2", "model.vocab_size = 257 is not a multiple"),
+        (["model.num_filter_groups=1"], "2", "the filter groups (model.num_filter_groups) = 1"),
+        (["data.sequence_length=1023"], "2", "data.sequence_length = 1023 is not a multiple"),
+        (["train.global_batch_size=9"], "2", "train.global_batch_size = 9 is not a multiple"),
+        (["parallel.context=2"], "4", "parallel.context=2 is not available in this version"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    overrides: list[str],
+    ranks: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert main([QUICKSTART, *overrides]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_missing_data_is_found_before_the_heavy_imports(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pretrain.train import main\n"
+        f"status = main([{QUICKSTART!r}, 'parallel.tensor=1', 'parallel.sequence=false', "
+        f"'data.train={tmp_path}/none', 'run.output_dir={tmp_path}/run'])\n"
+        "import json\n"
+        "print(json.dumps([status, 'deepspeed' in sys.modules]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [2, False]
+    assert f"{tmp_path}/none" in done.stderr and "error: " in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -22,18 +22,20 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from megatron_hyena.data.shards import ShardSettings, write_shards
-    from megatron_hyena.data.splits import SplitRule
+    from megatron_hyena.data.splits import SplitRule, default_gap
     from megatron_hyena.data.store import GenomeStore
     from megatron_hyena.errors import UserError
 
     try:
+        store = GenomeStore.open(arguments.store)
+        fractions = arguments.valid_fraction, arguments.test_fraction
+        gap = default_gap(store.contigs, *fractions) if arguments.gap is None else arguments.gap
         settings = ShardSettings(
-            rule=SplitRule(arguments.valid_fraction, arguments.test_fraction, arguments.gap),
+            rule=SplitRule(*fractions, gap),
             piece_length=arguments.piece_length,
             shard_size=arguments.shard_size,
             features=arguments.features,
         )
-        store = GenomeStore.open(arguments.store)
         with tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar:
             indices = write_shards(
                 store,
@@ -66,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gap",
         type=int,
-        default=8192,
-        help="bases left out between two splits: at least the longest sequence to train on",
+        default=None,
+        help="bases left out between two splits: at least the longest sequence to train on; "
+        "by default 8192, or fewer for a genome too short for that",
     )
     parser.add_argument("--piece-length", type=int, default=1 << 17, help="bases of one sample")
     parser.add_argument("--shard-size", type=int, default=1 << 26, help="bases of one tar file")
@@ -85,7 +88,9 @@ def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
         part = index.bases / total
         print(f"{split:<10}{index.pieces:>10,}{index.bases:>16,}{part:>9.2%}{len(index.shards):>8}")
     left = total - sum(index.bases for index in indices.values())
-    print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   (gaps, pieces of N alone)")
+    gap = next(iter(indices.values())).gap
+    note = f"gaps of {gap:,} bases, pieces of N alone"
+    print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   ({note})")
     print(f"shards in {output}")
 
 

@@ -24,6 +24,9 @@ from megatron_hyena.errors import UserError
 SPLITS = ("train", "valid", "test")
 
 
+DEFAULT_GAP = 8192
+
+
 @dataclass(frozen=True)
 class SplitRule:
     """How contigs are divided; the fractions are of each contig, the gap is in bases.
@@ -33,7 +36,7 @@ class SplitRule:
 
     valid_fraction: float = 0.05
     test_fraction: float = 0.05
-    gap: int = 8192
+    gap: int = DEFAULT_GAP
     """At least the longest window that will be trained on."""
 
     def __post_init__(self) -> None:
@@ -61,6 +64,16 @@ class Stretch:
     contig: str
     start: int
     end: int
+
+
+def default_gap(contigs: Sequence[Contig], valid_fraction: float, test_fraction: float) -> int:
+    """8192 bases, or as many as the longest contig's smaller held-out part has.
+
+    So a genome of one short contig can be cut at all.
+    """
+    longest = max(contig.length for contig in contigs)
+    held_out = [round(longest * f) for f in (valid_fraction, test_fraction) if f > 0]
+    return min([DEFAULT_GAP, *held_out])
 
 
 def split_contigs(contigs: Sequence[Contig], rule: SplitRule) -> list[Stretch]:

@@ -13,7 +13,14 @@ from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shard_index import ShardIndex
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SPLITS, SplitRule, Stretch, split_contigs
+from megatron_hyena.data.splits import (
+    DEFAULT_GAP,
+    SPLITS,
+    SplitRule,
+    Stretch,
+    default_gap,
+    split_contigs,
+)
 from megatron_hyena.data.store import Contig
 from megatron_hyena.errors import UserError
 
@@ -201,3 +208,13 @@ def test_globs_name_folders_or_tar_files(tmp_path, chlamydia_shards):
     (folder / "stranger.tar").write_bytes(b"")
     with pytest.raises(UserError, match=r"stranger\.tar is not in the folder's index\.json"):
         open_runs(str(folder / "*.tar"))
+
+
+def test_a_short_genome_is_cut_with_a_smaller_gap(tmp_path):
+    contigs = [Contig("lambda", 0, 48_502), Contig("plasmid", 48_502, 900)]
+    assert default_gap(contigs, 0.05, 0.05) == 2425
+    assert default_gap(contigs, 0.1, 0.02) == 970
+    assert default_gap(contigs, 0.0, 0.0) == DEFAULT_GAP
+    assert default_gap([Contig("chromosome", 0, 10**6)], 0.05, 0.05) == DEFAULT_GAP
+    stretches = split_contigs(contigs[:1], SplitRule(gap=default_gap(contigs, 0.05, 0.05)))
+    assert [s.split for s in stretches] == ["train", "valid", "test"]

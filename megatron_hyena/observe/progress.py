@@ -22,7 +22,7 @@ def progress(
 ) -> tqdm[T]:
     """A bar on stderr around `items`, or one to `update()` by hand; use it as a context manager.
 
-    Units are shortened (1.2M). Nothing is drawn where stderr is no terminal, so log files stay
+    Large counts are shortened (1.2M). Nothing is drawn where stderr is no terminal, so log files stay
     clean, nor with `enabled=False` (all ranks but one). `initial` counts what an earlier run did.
     """
     return tqdm(
@@ -30,7 +30,7 @@ def progress(
         desc=description,
         total=total,
         unit=unit,
-        unit_scale=True,
+        unit_scale=total is not None and total >= 100_000,
         initial=initial,
         disable=None if enabled else True,
         dynamic_ncols=True,

@@ -21,7 +21,7 @@ def test_bar_draws_on_a_terminal_and_lines_do_not_tear(monkeypatch):
             if item == 1000:
                 write_line("step 1/2  loss 1.0")
     drawn = terminal.getvalue()
-    assert "write store: 100%" in drawn and "2.50k/2.50k" in drawn
+    assert "write store: 100%" in drawn and "2500/2500" in drawn
     line_starts = drawn.split("step 1/2  loss 1.0\n")[0]
     assert line_starts.endswith("\r")  # the bar was taken down before the line
 

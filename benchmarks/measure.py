@@ -12,15 +12,16 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(
-    cases: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+    cases: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of each case in each of `rounds`, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -45,13 +46,12 @@ def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
 
 
 def machine() -> str:
-    """Processor, cores this process may use, versions of Python and, if loaded, torch."""
+    """Processor, cores this process may use, versions of Python and torch."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.machine()
     text = f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    torch = sys.modules.get("torch")
-    return f"{text}, torch {torch.__version__}" if torch else text
+    return f"{text}, torch {version('torch')}"
 
 
 def command_line() -> str:

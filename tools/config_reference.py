@@ -66,8 +66,9 @@ class Field:
     def __init__(self, line: ast.AnnAssign, following: ast.stmt | None) -> None:
         assert isinstance(line.target, ast.Name)
         self.name, self.type = line.target.id, ast.unparse(line.annotation)
-        plain = line.value is not None and not isinstance(line.value, ast.Call)
-        self.default = json.dumps(ast.literal_eval(line.value)) if plain else ""
+        self.default = ""
+        if line.value is not None and not isinstance(line.value, ast.Call):
+            self.default = json.dumps(ast.literal_eval(line.value))
         described = following.value if isinstance(following, ast.Expr) else None
         text = described.value if isinstance(described, ast.Constant) else ""
         self.meaning = " ".join(str(text).split()).replace("|", "\\|")

@@ -104,11 +104,19 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints (0 keeps all) and what crashes left behind."""
+def remove_old(folder: Path, keep: int, step: int) -> None:
+    """Tidy up behind the checkpoint of `step`, just saved.
+
+    Deleted are what crashes left behind, checkpoints of later steps (of an abandoned run: this
+    one was started anew, or from an earlier checkpoint) and all but the newest `keep` (0 keeps
+    all).
+    """
     for leftover in folder.glob(".step_*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for path in find_checkpoints(folder)[: -keep or None] if keep else []:
+    found = find_checkpoints(folder)
+    later = [path for path in found if path.name > step_folder(step)]
+    earlier = found[: len(found) - len(later)]
+    for path in later + (earlier[:-keep] if keep else []):
         shutil.rmtree(path)
 
 

@@ -83,7 +83,8 @@ def _fragments(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, d
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; see configs/run/ for some")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader) or {}
+        with path.open(encoding="utf-8") as file:
+            values = yaml.load(file, Loader=_UniqueKeyLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -140,7 +141,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
         key = str(loader.construct_object(key_node, deep=True))
         if key in seen:
             raise UserError(
-                f"{Path(str(key_node.start_mark.name)).name}: key {key!r} stands twice, "
+                f"{key_node.start_mark.name}: key {key!r} stands twice, "
                 f"again in line {key_node.start_mark.line + 1}; keep one"
             )
         seen.add(key)

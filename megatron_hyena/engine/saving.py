@@ -57,9 +57,10 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
     try:
         if dist.get_rank() == 0:
             write_manifest(building, _manifest(engine, config, building))
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():  # aside at once, deleted below
+                os.rename(final, building.with_name(f"{building.name}.replaced"))
             os.rename(building, final)
-            remove_old(folder, config.checkpoint.keep)
+            remove_old(folder, config.checkpoint.keep, engine.step)
     except OSError as error:
         failure = str(error)
     _agree(failure, building, engine)

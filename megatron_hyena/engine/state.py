@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor
 
@@ -40,19 +43,41 @@ def write_state(
 ) -> None:
     """Set weights, moments and the step count; the inverse of `read_state`."""
     set_step_count(engine.optimizer, step)
+    stage = engine.config.parallel.zero_stage
     parameters = dict(engine.model.named_parameters())
     for name, values in tensors:
         parameter = parameters.pop(name)
         values = {kind: value.to(engine.device) for kind, value in values.items()}
-        if engine.config.parallel.zero_stage == 0:
-            parameter.copy_(values[WEIGHT])
-            for moment in MOMENTS:
-                engine.optimizer.state[parameter][moment].copy_(values[moment])
+        if stage == 3:
+            _set_partition(engine, parameter, values)
             continue
-        if engine.config.parallel.zero_stage < 3:
-            parameter.copy_(values[WEIGHT])
-        safe_set_full_fp32_param(parameter, values[WEIGHT])
+        parameter.copy_(values[WEIGHT])
+        if stage > 0:
+            safe_set_full_fp32_param(parameter, values[WEIGHT])
         for moment in MOMENTS:
-            safe_set_full_optimizer_state(parameter, values[moment], moment)
+            if stage > 0:
+                safe_set_full_optimizer_state(parameter, values[moment], moment)
+            else:
+                engine.optimizer.state[parameter][moment].copy_(values[moment])
     assert not parameters, f"parameters without a saved tensor: {sorted(parameters)}"
     engine.step = step
+
+
+def _set_partition(engine: Engine, parameter: Tensor, values: dict[str, Tensor]) -> None:
+    """Stage 3: this data rank's share of one parameter.
+
+    DeepSpeed's setter of whole tensors fails where the ranks do not divide the size; the shares
+    are padded to equal lengths. The share that it gathers for computing is not always the storage
+    of the one that its optimizer updates, so both are set.
+    """
+    share = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+    first = engine.mesh.data_rank * share
+
+    def part(kind: str) -> Tensor:
+        flat = values[kind].flatten()
+        return F.pad(flat, (0, engine.mesh.data_size * share - flat.numel()))[first : first + share]
+
+    parameter.ds_tensor.data.copy_(part(WEIGHT))  # type: ignore[attr-defined]
+    safe_set_local_fp32_param(parameter, part(WEIGHT))
+    for moment in MOMENTS:
+        safe_set_local_optimizer_state(parameter, part(moment), moment)

@@ -115,7 +115,7 @@ class HyenaMR(HyenaMixer):
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
         taps, groups = config.mr_filter_length, config.groups
-        self.taps = filter_parameter((groups, taps), normal(1 / math.sqrt(taps)), provider)
+        self.taps = filter_parameter((groups, taps), normal(1e-5 / math.sqrt(taps)), provider)
         self.skip = filter_parameter((config.hidden_size,), constant(1.0), provider)
         self.groups, self.slowest = groups, MR_SLOWEST_DECAY[config.mr_decay]
 

@@ -22,8 +22,9 @@ def progress(
 ) -> tqdm[T]:
     """A bar on stderr around `items`, or one to `update()` by hand; use it as a context manager.
 
-    Large counts are shortened (1.2M). Nothing is drawn where stderr is no terminal, so log files stay
-    clean, nor with `enabled=False` (all ranks but one). `initial` counts what an earlier run did.
+    Large counts are shortened (1.2M). Nothing is drawn where stderr is no terminal, so log files
+    stay clean, nor with `enabled=False` (all ranks but one). `initial` counts what an earlier run
+    did.
     """
     return tqdm(
         items,

@@ -133,6 +133,19 @@ def test_rms_norm() -> None:
     assert torch.equal(zero, torch.zeros_like(zero))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_rms_norm_of_bf16_has_fp32_statistics(autocast: bool) -> None:
+    """The result is that in fp32, rounded once."""
+    norm = RMSNorm(64, eps=1e-6)
+    initialise(norm, 0, 0, 1)
+    disturb(norm)
+    x = draw(50, 2, 64).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = norm(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, norm(x.float()).to(torch.bfloat16))
+
+
 def test_featurizer_is_a_cross_correlation() -> None:
     """Only the last tap: each position sees itself. Only the first: the one two before."""
     mixer = small_mixer(small_config("S"))

@@ -1,0 +1,40 @@
+"""The reference page is what the sections say, and every field says something."""
+
+from __future__ import annotations
+
+import json
+
+from megatron_hyena.config import Config, config_dict, valid_keys
+from tools import config_reference
+
+
+def test_the_page_is_current() -> None:
+    assert config_reference.main(["--check"]) == 0, "run make docs"
+
+
+def test_every_key_is_on_the_page_with_its_default_and_its_meaning() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in config_reference.render().splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row[0].strip("`") for row in rows] == valid_keys()
+    values = config_dict(Config())
+    for key, kind, default, meaning in rows:
+        section, _, name = key.strip("`").partition(".")
+        value = values[section][name]
+        assert kind == type(value).__name__
+        assert json.loads(default.strip("`")) == value
+        assert len(meaning) > 10, f"{key} has no string under it"
+        assert meaning.rstrip("`)").endswith("."), key
+
+
+def test_an_out_of_date_page_is_noticed(tmp_path, monkeypatch, capsys) -> None:
+    page = tmp_path / "configuration.md"
+    monkeypatch.setattr(config_reference, "PAGE", page)
+    assert config_reference.main(["--check"]) == 1
+    assert "out of date" in capsys.readouterr().out
+    assert config_reference.main([]) == 0
+    assert config_reference.main(["--check"]) == 0
+    page.write_text(page.read_text() + "more\n")
+    assert config_reference.main(["--check"]) == 1

@@ -10,6 +10,7 @@ saves after the current step and exits with status 85; the same command goes on.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -43,9 +44,18 @@ def main(argv: list[str] | None = None) -> int:
             end_with_parent()
         return train_run(config, stop.install())
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _report(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _report(f"the disk is full ({error}); free some space and start the command again")
+
+
+def _report(sentence: str) -> int:
+    """Print it once on each machine; the exit status of a mistake."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 def train_run(config: Config, stop: StopRequest) -> int:

@@ -8,6 +8,7 @@ averages over data ranks, so each micro-batch is multiplied by both beforehand.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,7 @@ from megatron_hyena.engine.moments import prepare_moments
 from megatron_hyena.engine.norm import gradient_norm
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
+from megatron_hyena.errors import UserError
 from megatron_hyena.parallel.mesh import Mesh
 
 
@@ -97,7 +99,11 @@ class Engine:
         prepare_moments(self.optimizer, config.parallel.zero_stage)
 
     def train_step(self, batches: Sequence[Sequences]) -> StepResult:
-        """Forward, backward and update over this rank's micro-batches of one global batch."""
+        """Forward, backward and update over this rank's micro-batches of one global batch.
+
+        Raises:
+            UserError: on every rank, if the loss is not finite.
+        """
         expected = accumulation_steps(self.config, self.mesh.data_size)
         assert len(batches) == expected, f"{len(batches)} micro-batches, {expected} expected"
         self.deepspeed.train()
@@ -118,9 +124,14 @@ class Engine:
             total += loss.detach().double()
         if self.config.parallel.zero_stage > 0:
             norm = self.deepspeed.get_global_grad_norm()
+        loss_value = (self._over_data(total) / weight).item()
+        if not math.isfinite(loss_value):
+            raise UserError(
+                f"the loss of step {self.step + 1} is {loss_value}; lower optim.lr or "
+                "optim.grad_clip and start again: the last checkpoint is intact"
+            )
         self.step += 1
         tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
-        loss_value = (self._over_data(total) / weight).item()
         return StepResult(loss_value, float(norm), lr, tokens)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from megatron_hyena.checkpoint.format import (
     Manifest,
+    read_manifest,
     remove_old,
     step_folder,
     tensor_file,
@@ -74,14 +75,18 @@ def resume(engine: Engine) -> Path | None:
         UserError: see `checkpoint.start.find_start`; or a file cannot be read.
     """
     start = find_start(engine.config)
-    if start is None:
+    # File systems may show a new folder to one node before another: rank 0's view holds.
+    chosen = [start.folder if start else None]
+    dist.broadcast_object_list(chosen, src=0, device=engine.device)
+    folder = chosen[0]
+    if folder is None:
         return None
-    mesh = engine.mesh
+    manifest, mesh = read_manifest(folder), engine.mesh
     tensors = read_parameters(
-        start.folder, start.manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
+        folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
     )
-    write_state(engine, tensors, start.manifest.step)
-    return start.folder
+    write_state(engine, tensors, manifest.step)
+    return folder
 
 
 def _manifest(engine: Engine, config: Config, building: Path) -> Manifest:

@@ -13,7 +13,7 @@ from megatron_hyena.engine.groups import parameter_groups
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
-STEPS, LENGTH, GLOBAL_BATCH = 8, 96, 8
+STEPS, LENGTH, GLOBAL_BATCH = 6, 96, 8
 COMMON = [
     "model.pattern=SMLHAW",
     "model.mr_filter_length=33",

@@ -64,12 +64,11 @@ def test_all_ranks_report_the_same(trained, name):
 def test_losses_and_norms_are_the_dense_ones(trained, dense, name):
     run, reference = trained[name][0], dense[name]
     assert relative(run.losses[0], reference.losses[0]) <= 1e-6
-    assert relative(run.grad_norms[0], reference.grad_norms[0]) <= 1e-5
     for loss, wanted in zip(run.losses, reference.losses, strict=True):
-        assert relative(loss, wanted) <= 1e-4
+        assert relative(loss, wanted) <= 1e-5
     for norm, wanted in zip(run.grad_norms, reference.grad_norms, strict=True):
-        assert relative(norm, wanted) <= 1e-3
-    assert relative(run.valid_loss, reference.valid_loss) <= 1e-4
+        assert relative(norm, wanted) <= 1e-5
+    assert relative(run.valid_loss, reference.valid_loss) <= 1e-5
 
 
 def test_the_reference_learns_and_clips(dense):
@@ -86,15 +85,16 @@ def test_final_weights_are_the_dense_ones(trained, dense, name):
     for key, parameter in HyenaGLT(config.model, seed=config.run.seed).named_parameters():
         weight = cut_of(parameter).join([rank.weights[key] for rank in ranks])
         wanted, start = dense[name].weights[key], parameter.detach()
-        # Adam turns rounding in a gradient near zero into a step of its own: compare as a whole.
-        assert (weight - wanted).norm() <= 1e-2 * (wanted - start).norm(), key
+        # Adam turns rounding in a gradient near zero into a step of its own: compare as a whole,
+        # and relative to the distance moved.
+        assert (weight - wanted).norm() <= 1e-4 * (wanted - start).norm(), key
 
 
 def test_micro_batches_do_not_matter(trained):
     ones, whole = trained["tp2sp-zero1-micro1"][0], trained["tp2sp-zero1-micro8"][0]
     assert relative(ones.losses[0], whole.losses[0]) <= 1e-6
     assert relative(ones.grad_norms[0], whole.grad_norms[0]) <= 1e-5
-    assert relative(ones.losses[-1], whole.losses[-1]) <= 1e-4
+    assert relative(ones.losses[-1], whole.losses[-1]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", BF16)
@@ -102,8 +102,8 @@ def test_bf16_is_near_fp32_over_fp32_state(trained, dense, name):
     run, reference = trained[name][0], dense[name]
     for loss, wanted in zip(run.losses, reference.losses, strict=True):
         assert relative(loss, wanted) <= 0.02
-    assert run.losses != reference.losses
-    assert relative(run.losses[0], reference.losses[0]) > 1e-7, "bfloat16 was not used"
+    rounding = max(map(relative, run.grad_norms, reference.grad_norms))
+    assert rounding > 1e-4, "bfloat16 was not used"  # fp32 is below 1e-6
     assert run.dtypes == {torch.float32}
     modes = [w for name, w in run.weights.items() if "log_rate" in name or "residue" in name]
     assert len(modes) == 2

@@ -13,6 +13,7 @@ from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.format import Manifest, tensor_file, write_manifest
 from megatron_hyena.checkpoint.tensors import write_tensors
 from megatron_hyena.layers.parameter import cut_of
+from tests.oracles.drawing import disturb
 from tools.convert_checkpoint import main as convert
 from tools.verify_export import main as verify
 
@@ -24,6 +25,7 @@ def saved(tmp_path: Path) -> tuple[HyenaGLT, Path]:
     """A model, and a checkpoint folder holding it in two parts."""
     config = HyenaGLTConfig(pattern="SMLA", hidden_size=32, num_heads=4)
     model = HyenaGLT(config, seed=5).eval()
+    disturb(model)  # a fresh `M` has taps near zero, so its decay would hardly matter
     folder = tmp_path / "run" / "checkpoints" / "step_00000007"
     folder.mkdir(parents=True)
     parameters = dict(model.named_parameters())

@@ -185,6 +185,13 @@ def test_a_layout_that_does_not_divide_is_refused(start, tmp_path, overrides, pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_diverges_ends_with_one_sentence(start, tmp_path):
+    wild = ("optim.lr=1e18", "optim.min_lr=0", "optim.grad_clip=0", "optim.warmup_steps=0")
+    program = start(1, tmp_path / "run", *wild)
+    assert program.finish() == [2]
+    assert_one_sentence(program, "the loss of step", "lower optim.lr")
+
+
 def full_disk(run: Path, room: int) -> None:
     """Leave `room` bytes on the disk of `run`, which is a disk of its own."""
     disk = os.statvfs(run)

@@ -111,8 +111,9 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
         sums = torch.stack([b.weights.sum(dtype=torch.float64) for b in batches]).sum()
-        weight = self._over_data(sums.to(self.device))
-        scale = len(batches) * self.mesh.data_size / weight.clamp(min=1e-12)
+        # A batch of unknown bases alone has nothing to score: its loss and gradient are 0.
+        weight = self._over_data(sums.to(self.device)).clamp(min=1e-12)
+        scale = len(batches) * self.mesh.data_size / weight
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in batches:
             loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)

@@ -80,7 +80,10 @@ class Validation:
         with self.meter.paused():
             device = self.engine.device
             nats, weight = self.engine.evaluate([b.to(device) for b in batches])
-        self.loss, self.last_step = nats / weight, step
+        self.last_step = step
+        if weight == 0:  # nothing but unknown bases was held out
+            return
+        self.loss = nats / weight
         values = {"valid_loss": self.loss, "valid_bits_per_base": bits_per_base(self.loss)}
         self.log.log_validation(step, values)
 

@@ -9,7 +9,6 @@ is not done again; an interrupted one goes on where it was. Nothing is downloade
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -112,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if status == 0:
-        status = _finish(time.monotonic() - started)
+        status = _finish(started)
     return status
 
 
@@ -149,14 +148,16 @@ def _run(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def _finish(seconds: float) -> int:
+def _finish(started: float) -> int:
     """Check the export in a fresh process and say what there is."""
+    from megatron_hyena.evaluation.report import read_report, verdict
+
     print("\n[6/6] the export in a fresh process", flush=True)
     verify = [sys.executable, "-m", "tools.verify_export"]
     status = _run([*verify, *_options(run=RUN, export=RUN / "hf")])
     if status:
         return status
-    margin = json.loads((RUN / "evaluation.json").read_text())["margin_bits_per_base"]
+    report = read_report(RUN / "evaluation.json")
     made = {
         "genome store": CORPUS / "genome.zarr",
         "shards": CORPUS / "shards",
@@ -167,7 +168,7 @@ def _finish(seconds: float) -> int:
         "plots": RUN / "plots",
         "Hugging Face model": RUN / "hf",
     }
-    print(f"\nDone in {seconds:.0f} s. What was made:\n")
+    print(f"\n{verdict(report)}\n\nDone in {time.monotonic() - started:.0f} s. What was made:\n")
     print("\n".join(f"    {name:<22} {path}" for name, path in made.items()))
     print(
         "\nNext:\n\n"
@@ -175,10 +176,7 @@ def _finish(seconds: float) -> int:
         f"    .venv/bin/python -m pretrain.train {CONFIG} --dry-run\n"
         "    .venv/bin/python -m tools.prepare_genome --fasta YOUR.fa.gz --output corpus/yours\n"
     )
-    if margin <= 0:
-        print("The model does not beat the best Markov model; train longer.", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if report.margin > 0 else 1
 
 
 if __name__ == "__main__":

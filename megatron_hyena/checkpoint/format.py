@@ -138,6 +138,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def check_architecture(saved: dict[str, Any], wanted: HyenaGLTConfig, where: Path) -> None:
     """Raise `UserError` listing the fields in which a checkpoint's architecture differs."""
     asked = dataclasses.asdict(wanted)
+    # A field that the saving version did not have yet has the value it had then: the default.
+    saved = dataclasses.asdict(HyenaGLTConfig()) | saved
     differing = [
         f"{key}: {saved.get(key)!r} saved, {asked.get(key)!r} asked"
         for key in sorted({*saved, *asked})

@@ -135,7 +135,7 @@ def test_another_architecture_lists_every_field(tmp_path):
     # Saved by a version that had no such field yet.
     del saved["li_modes"]
     check_architecture(saved, HyenaGLTConfig(pattern="SL", hidden_size=64), tmp_path)
-    with pytest.raises(UserError, match="model.li_modes: 16 saved, 8 asked"):
+    with pytest.raises(UserError, match=r"model\.li_modes: 16 saved, 8 asked"):
         check_architecture(
             saved, HyenaGLTConfig(pattern="SL", hidden_size=64, li_modes=8), tmp_path
         )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from megatron_hyena.checkpoint.format import (
     Manifest,
@@ -18,7 +19,7 @@ from megatron_hyena.checkpoint.format import (
 )
 from megatron_hyena.checkpoint.start import find_start
 from megatron_hyena.checkpoint.tensors import MOMENTS, WEIGHT, read_parameters, write_tensors
-from megatron_hyena.config import Config, config_dict
+from megatron_hyena.config import config_dict
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.state import read_state, write_state
 from megatron_hyena.errors import UserError
@@ -32,39 +33,38 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
         UserError: on every rank, if one rank could not write (a full disk, say). Earlier
             checkpoints are untouched.
     """
-    mesh, config = engine.mesh, engine.config
+    mesh, main = engine.mesh, dist.get_rank() == 0
     final = folder / step_folder(engine.step)
     building = folder / f".{final.name}"
     tensors = {
         f"{kind}/{name}": tensor.detach().to("cpu", copy=True)
         for name, kinds in read_state(engine)
+        if mesh.data_rank == 0
         for kind, tensor in kinds.items()
     }
-    failure = ""
-    try:
-        if dist.get_rank() == 0:
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir(parents=True)
-    except OSError as error:
-        failure = str(error)
-    _agree(failure, building, engine)
-    try:
-        if mesh.data_rank == 0:
-            name = tensor_file(mesh.tensor_rank, mesh.tensor_size)
-            write_tensors(building / name, tensors)
-    except Exception as error:  # safetensors wraps the system's errors in its own
-        failure = str(error)
-    _agree(failure, building, engine)
-    try:
-        if dist.get_rank() == 0:
-            write_manifest(building, _manifest(engine, config, building))
-            if final.exists():  # aside at once, deleted below
-                os.rename(final, building.with_name(f"{building.name}.replaced"))
-            os.rename(building, final)
-            remove_old(folder, config.checkpoint.keep, engine.step)
-    except OSError as error:
-        failure = str(error)
-    _agree(failure, building, engine)
+
+    def begin() -> None:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+
+    def write() -> None:
+        write_tensors(building / tensor_file(mesh.tensor_rank, mesh.tensor_size), tensors)
+
+    def complete() -> None:
+        write_manifest(building, _manifest(engine, building))
+        if final.exists():  # aside at once, deleted below
+            os.rename(final, building.with_name(f"{building.name}.replaced"))
+        os.rename(building, final)
+        remove_old(folder, engine.config.checkpoint.keep, engine.step)
+
+    for mine, act in ((main, begin), (mesh.data_rank == 0, write), (main, complete)):
+        failure = ""
+        try:
+            if mine:
+                act()
+        except (OSError, SafetensorError) as error:
+            failure = str(error)
+        _agree(failure, building, engine)
     return final
 
 
@@ -89,12 +89,12 @@ def resume(engine: Engine) -> Path | None:
     return folder
 
 
-def _manifest(engine: Engine, config: Config, building: Path) -> Manifest:
+def _manifest(engine: Engine, building: Path) -> Manifest:
     cuts = {name: cut_of(p) for name, p in engine.model.named_parameters()}
-    values = config_dict(config)
+    values = config_dict(engine.config)
     return Manifest(
         step=engine.step,
-        sequences=engine.step * config.train.global_batch_size,
+        sequences=engine.step * engine.config.train.global_batch_size,
         model=values["model"],
         run=values,
         tensor_size=engine.mesh.tensor_size,

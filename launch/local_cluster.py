@@ -31,6 +31,7 @@ from megatron_hyena.errors import UserError
 _SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 _CONFIG_TEMPLATE = Path(__file__).with_name("local_slurm.conf")
+_CGROUPS = Path("/sys/fs/cgroup")
 _SOCKET_PATH_LIMIT = 107  # bytes; sun_path of unix(7)
 
 
@@ -110,6 +111,8 @@ def missing_requirement() -> str | None:
     """Why no cluster can run on this machine, or None if one can."""
     if os.geteuid() != 0:
         return "an emulated Slurm cluster needs root"
+    if not (_CGROUPS.is_dir() and any(_CGROUPS.iterdir())):
+        return f"slurmd needs control groups, and none are mounted at {_CGROUPS}"
     absent = [name for name in _PROGRAMS if shutil.which(name, path=_SYSTEM_PATH) is None]
     if absent and shutil.which("apt-get") is None:
         return f"{absent[0]} is not installed, and there is no apt-get to install it with"

@@ -14,8 +14,16 @@ def test_root_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_cluster.missing_requirement() == "an emulated Slurm cluster needs root"
 
 
+def test_control_groups_are_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(local_cluster, "_CGROUPS", tmp_path)
+    reason = local_cluster.missing_requirement()
+    assert reason == f"slurmd needs control groups, and none are mounted at {tmp_path}"
+
+
 def test_a_machine_without_slurm_and_apt_get_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(local_cluster, "_CGROUPS", Path(__file__).parent)
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)
     reason = local_cluster.missing_requirement()
     assert reason == "munged is not installed, and there is no apt-get to install it with"

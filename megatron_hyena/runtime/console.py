@@ -15,8 +15,6 @@ import torch
 _MUTED = (
     "Transformer Engine and Apex are not installed",
     ".*is deprecated. Please use.*_single",
-    ".*pynvml package is deprecated.*",
-    ".*Failed to find.*",
 )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
+from megatron_hyena.data.packing import PackedStream
+from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
 
 if TYPE_CHECKING:
@@ -18,17 +20,20 @@ if TYPE_CHECKING:
 class Data:
     """The windows of a run, the same on every rank; `valid` is None without `data.valid`."""
 
-    train: WindowStream
+    train: TrainingStream
     valid: ChosenWindows | None
 
 
 def open_data(config: Config) -> Data:
     """Open the shards; their checksums are verified.
 
+    `data.pack` chooses the order of training only: validation keeps windows of one run each.
+
     Raises:
         UserError: a missing or damaged shard, or fewer sequences than one global batch.
     """
-    stream = WindowStream(
+    kind = PackedStream if config.data.pack else WindowStream
+    stream = kind(
         config.data.train,
         config.data.sequence_length,
         config.run.seed,
@@ -42,7 +47,7 @@ def open_data(config: Config) -> Data:
 
 
 def training_batches(
-    stream: WindowStream, config: Config, mesh: Mesh, start_step: int
+    stream: TrainingStream, config: Config, mesh: Mesh, start_step: int
 ) -> BatchIterator:
     """This data rank's micro-batches from `start_step` to the end of the schedule."""
     return BatchIterator(

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_hyena.config import Config, save_config
+from megatron_hyena.config.exchange import exchange_of
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.saving import resume
 from megatron_hyena.errors import UserError
@@ -57,8 +58,9 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
 def build_engine(config: Config, process: Process) -> Engine:
     """The model of this rank under DeepSpeed; weights from `run.seed`."""
     mesh = build_mesh(config.parallel.tensor, config.parallel.context)
-    provider = MegatronProvider(mesh.tensor, config.parallel.sequence)
-    recompute = config.parallel.recompute == "block"
+    exchanges = {sign: exchange_of(config, sign) for sign in config.model.signs}
+    provider = MegatronProvider(mesh, config.parallel.sequence, exchanges)
+    recompute = config.parallel.recompute
     model = HyenaGLT(config.model, provider, seed=config.run.seed, recompute=recompute)
     sum_partial_gradients(model, provider)
     return Engine(model, config, mesh, process.device)

@@ -46,18 +46,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def render() -> str:
-    """The page: one table for each section of `Config`, in its order."""
+    """The page: one table for each section of `Config`, in its order; parts in their section's."""
     classes = _classes()
     parts = [HEAD]
     for section in _fields(classes["Config"]):
         definition = classes[section.type]
         parts.append(f"\n## {section.name}\n\n{ast.get_docstring(definition)}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
-        parts += [
-            f"| `{section.name}.{f.name}` | {f.type} | `{f.default}` | {f.meaning} |"
-            for f in _fields(definition)
-        ]
+        parts += _rows(definition, section.name, classes)
     return "\n".join(parts) + "\n"
+
+
+def _rows(definition: ast.ClassDef, prefix: str, classes: dict[str, ast.ClassDef]) -> list[str]:
+    rows = []
+    for field in _fields(definition):
+        key = f"{prefix}.{field.name}"
+        if field.type in classes:
+            rows += _rows(classes[field.type], key, classes)
+        else:
+            rows.append(f"| `{key}` | {field.type} | `{field.default}` | {field.meaning} |")
+    return rows
 
 
 class Field:

@@ -1,7 +1,14 @@
 """What a run is: frozen sections, loading, checks. Imports neither torch nor numpy."""
 
 from megatron_hyena.config.checks import check_layout
-from megatron_hyena.config.loading import config_dict, load_config, save_config, valid_keys
+from megatron_hyena.config.exchange import exchange_of
+from megatron_hyena.config.loading import (
+    config_dict,
+    config_of,
+    load_config,
+    save_config,
+    valid_keys,
+)
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, Sign, parse_pattern
 from megatron_hyena.config.sections import Config
@@ -13,6 +20,8 @@ __all__ = [
     "Sign",
     "check_layout",
     "config_dict",
+    "config_of",
+    "exchange_of",
     "load_config",
     "parse_pattern",
     "save_config",

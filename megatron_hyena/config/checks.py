@@ -1,13 +1,43 @@
-"""Rules that span sections or need the number of ranks: each a small function, run early."""
+"""Rules that span sections or need the number of ranks: each a small function, run early.
+
+A layout that breaks one is refused with the nearest possible layouts named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from megatron_hyena.config.exchange import misfit, overridden_exchange
+from megatron_hyena.config.nearest import nearest_batches, nearest_layouts, nearest_ranks
+from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.config.sections import Config
 from megatron_hyena.errors import UserError
 
 Rule = Callable[[Config, int], "str | None"]
+"""What is wrong with a configuration on so many ranks; None if nothing is."""
+
+
+def length_fits(config: Config, world_size: int) -> str | None:
+    """`H` filters are defined up to a fixed length."""
+    model, length = config.model, config.data.sequence_length
+    if "H" in model.signs and length > model.max_sequence_length:
+        return (
+            f"data.sequence_length = {length} exceeds model.max_sequence_length = "
+            f"{model.max_sequence_length}, which the filters of H are made for; raise the latter"
+        )
+    return None
+
+
+def recompute_is_used(config: Config, world_size: int) -> str | None:
+    """Recomputation of a kind of block that the model lacks is a mistake."""
+    recompute, signs = config.parallel.recompute, config.model.signs
+    absent = [] if recompute in ("none", "block") else [s for s in recompute if s not in signs]
+    if absent:
+        return (
+            f"parallel.recompute = {recompute} names {' and '.join(absent)}, which model.pattern = "
+            f"{config.model.pattern} lacks; name only {' '.join(dict.fromkeys(signs))}"
+        )
+    return None
 
 
 def ranks_divide(config: Config, world_size: int) -> str | None:
@@ -15,8 +45,8 @@ def ranks_divide(config: Config, world_size: int) -> str | None:
     model_ranks = config.parallel.tensor * config.parallel.context
     if world_size % model_ranks:
         return (
-            f"{world_size} ranks cannot be split into groups of parallel.tensor x "
-            f"parallel.context = {model_ranks}; start a multiple of {model_ranks} ranks"
+            f"{_ranks(world_size)} cannot be split into groups of parallel.tensor x "
+            f"parallel.context = {model_ranks}"
         )
     return None
 
@@ -33,61 +63,102 @@ def tensor_divides(config: Config, world_size: int) -> str | None:
         parts["model.ffn_hidden_size"] = model.ffn
     for name, value in parts.items():
         if value % size:
-            return f"{name} = {value} is not a multiple of parallel.tensor = {size}; change one"
+            return f"{name} = {value} is not a multiple of parallel.tensor = {size}"
     return None
 
 
-def sequence_divides(config: Config, world_size: int) -> str | None:
-    """Sequence parallelism gives each tensor rank an equal slice."""
-    size, length = config.parallel.tensor, config.data.sequence_length
-    if not config.parallel.sequence:
-        return None
-    if size == 1:
+def sequence_needs_tensor(config: Config, world_size: int) -> str | None:
+    """Sequence parallelism is among the tensor ranks."""
+    if config.parallel.sequence and config.parallel.tensor == 1:
         return "parallel.sequence=true needs parallel.tensor of 2 or more; set one of them"
-    if length % size:
-        return (
-            f"data.sequence_length = {length} is not a multiple of parallel.tensor = {size}, "
-            f"which parallel.sequence needs; use {length - length % size}"
-        )
+    return None
+
+
+def context_has_bytes(config: Config, world_size: int) -> str | None:
+    """A sequence has a byte for each context rank."""
+    length, size = config.data.sequence_length, config.parallel.context
+    if length < size:
+        return f"data.sequence_length = {length} is smaller than parallel.context = {size}"
+    return None
+
+
+def exchanges_fit(config: Config, world_size: int) -> str | None:
+    """Every kind of layer has a way to exchange data between context ranks."""
+    if config.parallel.context == 1:
+        return None
+    for sign in dict.fromkeys(config.model.signs):
+        overridden = overridden_exchange(config, sign)
+        possible = (overridden,) if overridden else SIGNS[sign].exchanges
+        problems = [misfit(config, sign, exchange) for exchange in possible]
+        if not problems:
+            return (
+                f"layers of kind {sign} need the whole sequence, but parallel.context = "
+                f"{config.parallel.context}"
+            )
+        if None not in problems:
+            named = f", set by parallel.exchange.{sign}" if overridden else ""
+            return f"{problems[0]}{named}"
     return None
 
 
 def batch_divides(config: Config, world_size: int) -> str | None:
     """The global batch is a whole number of micro-batches on each data rank."""
     data_ranks = world_size // (config.parallel.tensor * config.parallel.context)
-    unit = config.train.micro_batch_size * data_ranks
-    if config.train.global_batch_size % unit:
+    if config.train.global_batch_size % (config.train.micro_batch_size * data_ranks):
         return (
             f"train.global_batch_size = {config.train.global_batch_size} is not a multiple of "
             f"train.micro_batch_size x data ranks = {config.train.micro_batch_size} x "
-            f"{data_ranks}; change it to a multiple of {unit}"
+            f"{data_ranks}; nearest global batch sizes: "
+            f"{_joined(nearest_batches(config, data_ranks))}"
         )
     return None
 
 
-def length_fits(config: Config, world_size: int) -> str | None:
-    """`H` filters are defined up to a fixed length."""
-    model, length = config.model, config.data.sequence_length
-    if "H" in model.signs and length > model.max_sequence_length:
-        return (
-            f"data.sequence_length = {length} exceeds model.max_sequence_length = "
-            f"{model.max_sequence_length}, which the filters of H are made for; raise the latter"
-        )
-    return None
-
-
+ANY_LAYOUT: tuple[Rule, ...] = (length_fits, recompute_is_used)
+"""Rules that no change of the layout mends."""
 RULES: tuple[Rule, ...] = (
+    *ANY_LAYOUT,
     ranks_divide,
     tensor_divides,
-    sequence_divides,
+    sequence_needs_tensor,
+    context_has_bytes,
+    exchanges_fit,
     batch_divides,
-    length_fits,
 )
 
 
 def check_layout(config: Config, world_size: int) -> None:
-    """Raise `UserError` with the first rule that `config` breaks on `world_size` ranks."""
+    """Refuse what cannot run on `world_size` ranks.
+
+    Raises:
+        UserError: the first rule that `config` breaks, and the nearest layouts that break none.
+    """
     for rule in RULES:
         message = rule(config, world_size)
-        if message:
+        if message and rule in ANY_LAYOUT:
             raise UserError(message)
+        if message:
+            raise UserError("; ".join([message, *_nearest(config, world_size, rule)]))
+
+
+def fits(config: Config, world_size: int) -> bool:
+    """Whether `config` breaks no rule on `world_size` ranks."""
+    return not any(rule(config, world_size) for rule in RULES)
+
+
+def _nearest(config: Config, world_size: int, rule: Rule) -> list[str]:
+    found = []
+    if rule is ranks_divide and (ranks := nearest_ranks(config, world_size, fits)):
+        found.append(f"nearest numbers of ranks: {_joined(ranks)}")
+    layouts = nearest_layouts(config, world_size, fits, keep_batch=rule is batch_divides)
+    if layouts:
+        found.append(f"nearest layouts for {_ranks(world_size)}: {_joined(layouts)}")
+    return found
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank" if count == 1 else f"{count} ranks"
+
+
+def _joined(values: list[int] | list[str]) -> str:
+    return ", ".join(map(str, values))

@@ -31,15 +31,29 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
 
     Args:
         path: YAML file; None for the defaults alone.
-        overrides: `section.key=value`; the text is read as the key's type.
+        overrides: `section.key=value`, or `section.part.key=value`; the text is read as the
+            key's type.
     Raises:
         UserError: missing file, bad YAML, unknown, doubled or ill-typed key, broken rule.
     """
-    merged: DictConfig = OmegaConf.structured(Config)
     sources = [] if path is None else list(_fragments(Path(path)))
-    sources.append(("the command line", _parse_overrides(overrides)))
+    return _merge([*sources, ("the command line", _parse_overrides(overrides))])
+
+
+def config_of(values: dict[str, Any], source: str) -> Config:
+    """The configuration that `config_dict` made `values` of; keys that lack have their default.
+
+    Raises:
+        UserError: an unknown or ill-typed key, or a broken rule; `source` names the file.
+    """
+    return _merge([(source, values)])
+
+
+def _merge(sources: list[tuple[str, dict[str, Any]]]) -> Config:
+    """The defaults under all `sources` (name, values), the last on top."""
+    merged: DictConfig = OmegaConf.structured(Config)
     for source, values in sources:
-        _check_keys(values, source)
+        _check_keys(values, config_dict(Config()), source)
         try:
             merged = OmegaConf.merge(merged, values)  # type: ignore[assignment]
         except OmegaConfBaseException as error:
@@ -67,10 +81,16 @@ def config_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def valid_keys() -> list[str]:
-    """Every `section.key`."""
-    return [
-        f"{section}.{key}" for section, values in config_dict(Config()).items() for key in values
-    ]
+    """Every `section.key`, and `section.part.key` where a section has parts."""
+    return list(_leaves(config_dict(Config())))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _first_line(error: Exception) -> str:
@@ -99,31 +119,44 @@ def _fragments(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, d
 
 def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    known, seen = config_dict(Config()), set()
     for item in overrides:
         key, equals, text = item.partition("=")
-        section, dot, name = key.partition(".")
-        if not (equals and dot):
+        *sections, name = key.split(".")
+        if not (equals and sections):
             raise UserError(f"{item!r} is not an override; write section.key=value")
-        if name in values.setdefault(section, {}):
+        if key in seen:
             raise UserError(f"the command line gives {key} twice; keep one")
-        values[section][name] = text
+        seen.add(key)
+        nested: dict[str, Any] = {name: text}
+        for section in reversed(sections):
+            nested = {section: nested}
+        _check_keys(nested, known, "the command line")  # so that `name` is a key of `inner`
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = text
     return values
 
 
-def _check_keys(values: dict[str, Any], source: str) -> None:
-    valid = valid_keys()
-    sections = sorted({key.partition(".")[0] for key in valid})
-    for section, content in values.items():
-        if section not in sections:
-            nearest = _nearest(str(section), sections)
-            raise UserError(f"{source}: unknown section {section!r}{nearest}")
-        if not isinstance(content, dict):
-            raise UserError(f"{source}: section {section!r} must hold key: value pairs")
-        for name in content:
-            if f"{section}.{name}" not in valid:
-                raise UserError(
-                    f"{source}: unknown key {section}.{name}{_nearest(f'{section}.{name}', valid)}"
-                )
+def _check_keys(
+    values: dict[str, Any], known: dict[str, Any], source: str, prefix: str = ""
+) -> None:
+    """Refuse what of `values` is not in `known`, and a section without keys."""
+    for name, content in values.items():
+        key = f"{prefix}{name}"
+        if name not in known and not prefix:
+            nearest = _nearest(key, sorted(known))
+            raise UserError(f"{source}: unknown section {name!r}{nearest}")
+        if name not in known:
+            wanted = next(_leaves({key: content}), key)
+            raise UserError(f"{source}: unknown key {wanted}{_nearest(wanted, valid_keys())}")
+        if isinstance(known[name], dict):
+            if not isinstance(content, dict):
+                raise UserError(f"{source}: section {key!r} must hold key: value pairs")
+            _check_keys(content, known[name], source, f"{key}.")
+        elif isinstance(content, dict):
+            _check_keys(content, {}, source, f"{key}.")
 
 
 def _nearest(key: str, valid: list[str]) -> str:

@@ -24,16 +24,42 @@ class Sign:
     layer: str
     """`module:Class` of the mixer, imported only when a model is built."""
     name: str
+    exchanges: tuple[str, ...] = ()
+    """How the layer exchanges data when the sequence is split over context-parallel ranks, best
+    first; empty for a layer that needs the whole sequence."""
 
 
 SIGNS: dict[str, Sign] = {
-    "S": Sign("megatron_hyena.layers.hyena:HyenaSE", "Hyena-SE, short explicit filter"),
-    "M": Sign("megatron_hyena.layers.hyena:HyenaMR", "Hyena-MR, 128 decayed taps"),
-    "L": Sign("megatron_hyena.layers.hyena:HyenaLI", "Hyena-LI, long modal filter"),
-    "H": Sign("megatron_hyena.layers.hyena_order:HyenaOperator", "Hyena of order N"),
-    "A": Sign("megatron_hyena.layers.attention:Attention", "causal attention with RoPE"),
-    "W": Sign("megatron_hyena.layers.attention:WindowAttention", "sliding-window attention"),
+    "S": Sign(
+        "megatron_hyena.layers.hyena:HyenaSE",
+        "Hyena-SE, short explicit filter",
+        ("halo", "all_to_all"),
+    ),
+    "M": Sign(
+        "megatron_hyena.layers.hyena:HyenaMR", "Hyena-MR, 128 decayed taps", ("halo", "all_to_all")
+    ),
+    "L": Sign(
+        "megatron_hyena.layers.hyena:HyenaLI",
+        "Hyena-LI, long modal filter",
+        ("state", "all_to_all"),
+    ),
+    "H": Sign(
+        "megatron_hyena.layers.hyena_order:HyenaOperator", "Hyena of order N", ("all_to_all",)
+    ),
+    "A": Sign(
+        "megatron_hyena.layers.attention:Attention",
+        "causal attention with RoPE",
+        ("all_to_all", "all_gather"),
+    ),
+    "W": Sign(
+        "megatron_hyena.layers.attention:WindowAttention", "sliding-window attention", ("halo",)
+    ),
 }
+
+
+def chooses(choice: str, sign: str) -> bool:
+    """Whether `choice` (`none`, `block` for all, or signs such as `SM`) means blocks of `sign`."""
+    return choice == "block" or (choice != "none" and sign in choice)
 
 
 def parse_pattern(pattern: str) -> tuple[str, ...]:

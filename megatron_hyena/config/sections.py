@@ -6,9 +6,10 @@ Rules about one section are in its `__post_init__`; rules that span sections are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.pattern import SIGNS, chooses
 from megatron_hyena.errors import UserError
 
 
@@ -29,6 +30,35 @@ class RunSection:
 
 
 @dataclass(frozen=True)
+class ExchangeSection:
+    """What each kind of layer exchanges between context-parallel ranks; empty takes the first
+    exchange of its list that the layout allows."""
+
+    S: str = ""
+    """Hyena-SE: `halo` fetches the last taps of the ranks to the left, `all_to_all` trades
+    sequence for channels."""
+    M: str = ""
+    """Hyena-MR: `halo` or `all_to_all`."""
+    L: str = ""
+    """Hyena-LI: `state` hands on the modal state of each stretch, or `all_to_all`."""
+    H: str = ""
+    """Hyena of order N: only `all_to_all`."""
+    A: str = ""
+    """Attention: `all_to_all` over heads, or `all_gather` of keys and values."""
+    W: str = ""
+    """Sliding-window attention: only `halo`, the keys and values of the window."""
+
+    def __post_init__(self) -> None:
+        for sign in (f.name for f in fields(self)):
+            name, known = getattr(self, sign), SIGNS[sign].exchanges
+            require(
+                name == "" or name in known,
+                f"parallel.exchange.{sign}={name!r} is unknown; use {' or '.join(known)}, or "
+                "leave it empty",
+            )
+
+
+@dataclass(frozen=True)
 class ParallelSection:
     """How one model is spread over ranks; data-parallel ranks are what is left over."""
 
@@ -38,25 +68,31 @@ class ParallelSection:
     """Between layers, each tensor rank keeps a slice of the sequence (Megatron's sequence
     parallelism): less memory, the same traffic. Needs `parallel.tensor` of 2 or more."""
     context: int = 1
-    """Ranks that share one sequence (context parallelism). Only 1 in this version."""
+    """Ranks that share one sequence, each of them an equal stretch (context parallelism)."""
     zero_stage: int = 1
     """DeepSpeed ZeRO stage 0 to 3: what data-parallel ranks share out (1 optimizer state,
     2 and gradients, 3 and parameters)."""
     recompute: str = "none"
     """`block` stores only each block's input and computes the rest again in the backward
-    pass (activation checkpointing); `none` stores everything."""
+    pass (activation checkpointing); signs of `model.pattern`, such as `A` or `SM`, do so for
+    blocks of these kinds only; `none` stores everything."""
+    exchange: ExchangeSection = field(default_factory=ExchangeSection)
 
     def __post_init__(self) -> None:
         require(self.tensor >= 1, "parallel.tensor must be 1 or more")
-        require(
-            self.context == 1,
-            f"parallel.context={self.context} is not available in this version; set it to 1",
-        )
+        require(self.context >= 1, "parallel.context must be 1 or more")
         require(self.zero_stage in (0, 1, 2, 3), "parallel.zero_stage must be 0, 1, 2 or 3")
+        signs = set(self.recompute)
         require(
-            self.recompute in ("none", "block"),
-            f"parallel.recompute={self.recompute!r} is unknown; use none or block",
+            self.recompute in ("none", "block")
+            or (0 < len(signs) == len(self.recompute) and signs <= set(SIGNS)),
+            f"parallel.recompute={self.recompute!r} is unknown; use none, block, or signs of "
+            "model.pattern, each once, such as SM",
         )
+
+    def recomputes(self, sign: str) -> bool:
+        """Whether blocks of kind `sign` are computed again in the backward pass."""
+        return chooses(self.recompute, sign)
 
 
 @dataclass(frozen=True)
@@ -72,7 +108,12 @@ class DataSection:
     sequence_length: int = 1024
     """Bases in one training sequence."""
     reverse_complement: bool = True
-    """Read each training window from a strand drawn at random (a pure function of the seed)."""
+    """Read each training window (with `data.pack`, each document) from a strand drawn at random,
+    a pure function of the seed."""
+    pack: bool = False
+    """Fill training sequences with documents laid end to end (contigs, or their stretches between
+    long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
+    each sequence from one document and skips those that are too short for one."""
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases
-from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
+from megatron_hyena.data.stream import TrainingStream, Window
+from megatron_hyena.data.windows import ChosenWindows, SequentialWindows
 from megatron_hyena.errors import UserError
 
 _UNSCORED = np.isin(np.arange(256), [EOD, PAD, MASK, ord("N"), ord("n")])
@@ -29,6 +30,7 @@ class Batch:
     """B sequences of L bytes; `targets` are `input_ids` one position on.
 
     A weight is 0 where the target is PAD, EOD, MASK or N: an unknown base is not to be learnt.
+    So it is where the target begins another document than its input's: nothing foretells it.
     """
 
     input_ids: torch.Tensor
@@ -37,27 +39,45 @@ class Batch:
     """int64 [B, L]"""
     weights: torch.Tensor
     """float32 [B, L]"""
+    documents: torch.Tensor | None = None
+    """int64 [B, L], the number of each input's document, of which a row may hold several; None
+    where every sequence is of one document."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        tensors = (self.input_ids, self.targets, self.weights)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        documents = None if self.documents is None else move(self.documents)
+        return Batch(move(self.input_ids), move(self.targets), move(self.weights), documents)
 
 
 def make_batch(
-    windows: Sequence[Bases], weights: Sequence[npt.NDArray[np.float32]] | None = None
+    windows: Sequence[Bases],
+    weights: Sequence[npt.NDArray[np.float32]] | None = None,
+    documents: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> Batch:
-    """Stack B windows uint8 [L + 1]; `weights` float32 [L] each, on top of the rule above."""
+    """Stack B windows uint8 [L + 1]; `weights` float32 [L] each, on top of the rule above.
+
+    `documents` int64 [L + 1] each: the document of every byte, where windows hold several.
+    """
     content = np.stack(windows)
     scored = (~_UNSCORED[content[:, 1:]]).astype(np.float32)
     if weights is not None:
         scored *= np.stack(weights)
+    of_input: torch.Tensor | None = None
+    if documents is not None:
+        numbers = np.stack(documents).astype(np.int64, copy=False)
+        scored *= numbers[:, 1:] == numbers[:, :-1]
+        of_input = torch.from_numpy(numbers)[:, :-1].contiguous()
     tokens = torch.from_numpy(content.astype(np.int64))
-    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.from_numpy(scored))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    return Batch(inputs, targets, torch.from_numpy(scored), of_input)
 
 
 def micro_batches(
-    stream: WindowStream,
+    stream: TrainingStream,
     step: int,
     global_batch_size: int,
     micro_batch_size: int,
@@ -72,9 +92,14 @@ def micro_batches(
     share = global_batch_size // data_size
     first = step * global_batch_size + data_rank * share
     return [
-        make_batch([stream.window(at + i) for i in range(micro_batch_size)])
+        _training_batch([stream.window(at + i) for i in range(micro_batch_size)])
         for at in range(first, first + share, micro_batch_size)
     ]
+
+
+def _training_batch(windows: Sequence[Window]) -> Batch:
+    documents = [window.documents for window in windows if window.documents is not None]
+    return make_batch([window.bases for window in windows], documents=documents or None)
 
 
 def evaluation_batches(
@@ -108,7 +133,7 @@ class BatchIterator:
 
     def __init__(
         self,
-        stream: WindowStream,
+        stream: TrainingStream,
         start_step: int,
         *,
         global_batch_size: int,
@@ -120,7 +145,7 @@ class BatchIterator:
     ) -> None:
         """`stop_step`: the first step not to yield (None: without end); `ahead`: steps in hand.
 
-        Raises UserError as `micro_batches` and `WindowStream.check_global_batch` do.
+        Raises UserError as `micro_batches` and `TrainingStream.check_global_batch` do.
         """
         _check_division(global_batch_size, micro_batch_size, data_size)
         stream.check_global_batch(global_batch_size)

@@ -1,7 +1,6 @@
-"""The order of training: windows as a pure function of (seed, epoch, position).
+"""Windows of one run each: the order of training, and the windows of evaluation.
 
-Nothing here knows of ranks or workers: position p, counted over all epochs since the start of
-training, is the same window everywhere, so resuming is asking for the next position.
+Training that packs several runs into a window is in `packing`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import PAD, Bases, reverse_complement
-from megatron_hyena.data.shard_reader import Run, open_runs
+from megatron_hyena.data.shard_reader import open_runs
+from megatron_hyena.data.stream import (
+    PHASE,
+    STRAND,
+    WINDOW_ORDER,
+    TrainingStream,
+    Window,
+    shifted_counts,
+)
 from megatron_hyena.errors import UserError
-
-_ORDER, _PHASE, _STRAND = range(3)
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,13 @@ class _Epoch:
     """[n] whether the window at each position is shown from the other strand."""
 
 
-class WindowStream:
-    """Windows of `sequence_length + 1` bytes without end, the next one a stride of that less one.
+class WindowStream(TrainingStream):
+    """Windows of one run each, a stride of `sequence_length` apart.
 
-    An epoch shows a constant number of windows, `windows_per_epoch`. Shuffled, each run's windows
-    start at a phase of the epoch's own, so that window edges differ from epoch to epoch and every
-    base is reached; a run of R ≥ 2 L bases gives R // L - 1 windows (L + 1 ≤ R < 2 L: one) and
-    its phase is uniform over the bases to spare. Unshuffled, phases are 0, windows come in order,
-    and a run gives (R - 1) // L.
-
-    All draws are raw 64-bit words of Philox (Salmon et al. 2011) seeded with (seed, epoch,
-    purpose); numpy keeps these words the same in every release, unlike its permutations.
+    Shuffled, each run's windows start at a phase of the epoch's own, so that window edges differ
+    from epoch to epoch and every base is reached; a run gives `shifted_counts` windows and its
+    phase is uniform over the bases to spare. Unshuffled, phases are 0, windows come in order, and
+    a run of R bases gives (R - 1) // L.
     """
 
     def __init__(
@@ -57,72 +58,49 @@ class WindowStream:
         shuffle: bool = True,
         verify: bool = True,
     ) -> None:
-        """Open `source`, a folder of shards or a glob (see `open_runs`, also for `verify`).
+        """Open `source`; see `TrainingStream`. Each window is shown from a strand of its own.
 
-        `seed` ≥ 0. `augment_reverse_complement` shows each window from either strand with equal
-        chance. Raises UserError where no run holds a single window.
+        Raises UserError where no run holds a single window.
         """
-        if sequence_length < 1 or seed < 0:
-            raise ValueError("sequence_length must be positive and seed not negative")
-        self.source = str(source)
-        self.sequence_length = sequence_length
-        self.seed = seed
-        self.augment_reverse_complement = augment_reverse_complement
+        super().__init__(
+            source,
+            sequence_length,
+            seed,
+            augment_reverse_complement=augment_reverse_complement,
+            verify=verify,
+        )
         self.shuffle = shuffle
-        self.runs: list[Run] = open_runs(source, verify=verify)
-        lengths = np.array([run.length for run in self.runs], dtype=np.int64)
+        lengths = self.run_lengths
         whole = (lengths - 1) // sequence_length
-        shifted = np.where(whole > 0, np.maximum(1, lengths // sequence_length - 1), 0)
-        self._counts = shifted if shuffle else whole
+        self._counts = shifted_counts(lengths, sequence_length) if shuffle else whole
         self._ends = np.cumsum(self._counts)
         self._spare = np.maximum(0, lengths - 1 - self._counts * sequence_length)
         self.windows_per_epoch = int(self._counts.sum())
         if self.windows_per_epoch == 0:
             raise UserError(
                 f"{self.source} holds no stretch of {sequence_length + 1} bases (the longest has "
-                f"{int(lengths.max(initial=0))}); set a smaller data.sequence_length"
+                f"{int(lengths.max(initial=0))}); set a smaller data.sequence_length, "
+                "or data.pack=true"
             )
         self._epoch = lru_cache(maxsize=2)(self._draw)
 
-    def check_global_batch(self, global_batch_size: int) -> None:
-        """Raise UserError where an epoch has fewer windows than one global batch."""
-        if self.windows_per_epoch < global_batch_size:
-            raise UserError(
-                f"{self.source} holds {self.windows_per_epoch} sequences of "
-                f"{self.sequence_length} bases, fewer than one global batch of "
-                f"{global_batch_size}; set a smaller train.global_batch_size or "
-                "data.sequence_length, or add data"
-            )
-
-    def window(self, position: int) -> Bases:
-        """Window number `position` ≥ 0 since the start of training, uint8 [L + 1]."""
-        if position < 0:
-            raise ValueError("position must not be negative")
-        number, index = divmod(position, self.windows_per_epoch)
-        epoch = self._epoch(number)
-        chosen = int(epoch.order[index])
+    def _show(self, epoch: int, index: int) -> Window:
+        drawn = self._epoch(epoch)
+        chosen = int(drawn.order[index])
         run = int(np.searchsorted(self._ends, chosen, side="right"))
         nth = chosen - int(self._ends[run] - self._counts[run])
-        start = int(epoch.phases[run]) + nth * self.sequence_length
+        start = int(drawn.phases[run]) + nth * self.sequence_length
         bases = self.runs[run].read(start, start + self.sequence_length + 1)
-        return reverse_complement(bases) if epoch.reverse[index] else bases
+        return Window(reverse_complement(bases) if drawn.reverse[index] else bases)
 
     def _draw(self, epoch: int) -> _Epoch:
         n = self.windows_per_epoch
         order = np.arange(n, dtype=np.int64)
         phases = np.zeros(len(self.runs), dtype=np.int64)
-        reverse = np.zeros(n, dtype=np.bool_)
         if self.shuffle:
-            order = np.argsort(self._words(epoch, _ORDER, n), kind="stable").astype(np.int64)
-            words = self._words(epoch, _PHASE, len(self.runs))
-            phases = (words % (self._spare.astype(np.uint64) + np.uint64(1))).astype(np.int64)
-        if self.augment_reverse_complement:
-            reverse = (self._words(epoch, _STRAND, n) >> np.uint64(63)).astype(np.bool_)
-        return _Epoch(order, phases, reverse)
-
-    def _words(self, epoch: int, purpose: int, count: int) -> npt.NDArray[np.uint64]:
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(epoch, purpose))
-        return np.random.Philox(seeds).random_raw(count)
+            order = self._drawn_order(epoch, WINDOW_ORDER, n)
+            phases = self._drawn_phases(epoch, PHASE, self._spare)
+        return _Epoch(order, phases, self._drawn_strands(epoch, STRAND, n))
 
 
 Scored = tuple[Bases, npt.NDArray[np.float32]]

@@ -2,7 +2,8 @@
 
 The loss is normalised over the *global* batch: the sum of weighted nats over all ranks and
 micro-batches, divided by the sum of all weights. DeepSpeed divides by accumulation steps and
-averages over data ranks, so each micro-batch is multiplied by both beforehand.
+averages over replicas, so each micro-batch is multiplied by both beforehand. Ranks that share a
+sequence are given the whole of it; the model takes its stretch.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Sequences(Protocol):
         """Weights of the losses, fp32."""
         ...
 
+    @property
+    def documents(self) -> Tensor | None:
+        """The document of each input position, int64; None for one per row."""
+        ...
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -67,7 +73,7 @@ class Engine:
     """A model under DeepSpeed.
 
     Args:
-        model: one rank's share, with `token_losses(input_ids, targets)`.
+        model: one rank's share, with `token_losses(input_ids, targets, documents)` and `stretch`.
         config: the run.
         mesh: its groups.
         device: of this rank.
@@ -92,7 +98,7 @@ class Engine:
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
             model=_Loss(model.to(device), config.train.precision),
             optimizer=optimizer,
-            config=deepspeed_config(config, mesh.data_size),
+            config=deepspeed_config(config, mesh.data_size, mesh.context_size),
             mpu=MeshUnit(mesh),
             dist_init_required=False,
         )
@@ -111,12 +117,12 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
         sums = torch.stack([b.weights.sum(dtype=torch.float64) for b in batches]).sum()
-        # A batch of unknown bases alone has nothing to score: its loss and gradient are 0.
-        weight = self._over_data(sums.to(self.device)).clamp(min=1e-12)
-        scale = len(batches) * self.mesh.data_size / weight
+        sums = _sum_over(self.mesh.data, sums.to(self.device))
+        weight = sums.clamp(min=1e-12)  # with nothing to score, loss and gradient are 0
+        scale = len(batches) * self.mesh.replica_size / weight
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in batches:
-            loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
+            loss = self._loss(batch)
             self.deepspeed.backward(loss * scale.to(loss.dtype))
             if self.config.parallel.zero_stage == 0 and batch is batches[-1]:
                 # Without ZeRO, DeepSpeed clips but does not tell the norm.
@@ -125,7 +131,7 @@ class Engine:
             total += loss.detach().double()
         if self.config.parallel.zero_stage > 0:
             norm = self.deepspeed.get_global_grad_norm()
-        loss_value = (self._over_data(total) / weight).item()
+        loss_value = (_sum_over(self.mesh.replicas, total) / weight).item()
         if not math.isfinite(loss_value):
             raise UserError(
                 f"the loss of step {self.step + 1} is {loss_value}; lower optim.lr or "
@@ -137,17 +143,17 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Sequences]) -> tuple[float, float]:
-        """(sum of weighted nats, sum of weights) over this rank's batches and all data ranks.
+        """(sum of weighted nats, sum of weights) over the batches of all data ranks.
 
         Every data rank must bring the same number of batches.
         """
         self.deepspeed.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        nats, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in batches:
-            loss = self.deepspeed(batch.input_ids, batch.targets, batch.weights)
-            total += torch.stack([loss.double(), batch.weights.sum().double()])
-        nats, weight = self._over_data(total).tolist()
-        return nats, weight
+            nats += self._loss(batch).double()
+            weight += batch.weights.sum().double()
+        nats, weight = _sum_over(self.mesh.replicas, nats), _sum_over(self.mesh.data, weight)
+        return nats.item(), weight.item()
 
     def any_rank(self, flag: bool) -> bool:
         """True on every rank if `flag` is true on one."""
@@ -155,9 +161,18 @@ class Engine:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value.item())
 
-    def _over_data(self, value: Tensor) -> Tensor:
-        dist.all_reduce(value, group=self.mesh.data)
-        return value
+    def _loss(self, batch: Sequences) -> Tensor:
+        """Sum of weighted nats of this rank's stretch of a micro-batch."""
+        loss: Tensor = self.deepspeed(
+            batch.input_ids, batch.targets, batch.weights, batch.documents
+        )
+        return loss
+
+
+def _sum_over(group: dist.ProcessGroup, value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total, group=group)
+    return total
 
 
 class _Loss(nn.Module):
@@ -170,7 +185,10 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, precision == "bf16"
 
-    def forward(self, input_ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, targets: Tensor, weights: Tensor, documents: Tensor | None
+    ) -> Tensor:
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-            nll = self.model.token_losses(input_ids, targets)  # type: ignore[operator]
-        return (nll * weights.to(nll.dtype)).sum()
+            nll = self.model.token_losses(input_ids, targets, documents)  # type: ignore[operator]
+        own: Tensor = self.model.stretch(weights)  # type: ignore[operator]
+        return (nll * own.to(nll.dtype)).sum()

@@ -39,7 +39,7 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
     tensors = {
         f"{kind}/{name}": tensor.detach().to("cpu", copy=True)
         for name, kinds in read_state(engine)
-        if mesh.data_rank == 0
+        if mesh.replica_rank == 0
         for kind, tensor in kinds.items()
     }
 
@@ -57,7 +57,7 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
         os.rename(building, final)
         remove_old(folder, engine.config.checkpoint.keep, engine.step)
 
-    for mine, act in ((main, begin), (mesh.data_rank == 0, write), (main, complete)):
+    for mine, act in ((main, begin), (mesh.replica_rank == 0, write), (main, complete)):
         failure = ""
         try:
             if mine:

@@ -1,8 +1,8 @@
 """The engine's state as whole tensors: weights and Adam moments by parameter name.
 
-ZeRO spreads them over data ranks in flat partitions; here they are gathered and set one parameter
+ZeRO spreads them over replicas in flat partitions; here they are gathered and set one parameter
 at a time through DeepSpeed's fragment interface, so what is saved does not depend on the ZeRO stage
-or on the number of data ranks. All functions are collective over the data group.
+or on the number of replicas. All functions are collective over the replicas.
 """
 
 from __future__ import annotations
@@ -64,18 +64,20 @@ def write_state(
 
 
 def _set_partition(engine: Engine, parameter: Tensor, values: dict[str, Tensor]) -> None:
-    """Stage 3: this data rank's share of one parameter.
+    """Stage 3: this replica's share of one parameter.
 
     DeepSpeed's setter of whole tensors fails where the ranks do not divide the size; the shares
     are padded to equal lengths. The share that it gathers for computing is not always the storage
     of the one that its optimizer updates, so both are set.
     """
     share = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-    first = engine.mesh.data_rank * share
+    first = engine.mesh.replica_rank * share
 
     def part(kind: str) -> Tensor:
         flat = values[kind].flatten()
-        return F.pad(flat, (0, engine.mesh.data_size * share - flat.numel()))[first : first + share]
+        return F.pad(flat, (0, engine.mesh.replica_size * share - flat.numel()))[
+            first : first + share
+        ]
 
     parameter.ds_tensor.data.copy_(part(WEIGHT))  # type: ignore[attr-defined]
     safe_set_local_fp32_param(parameter, part(WEIGHT))

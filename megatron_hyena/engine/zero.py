@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from megatron_hyena.parallel.mesh import Mesh
 
 
-def deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:
+def deepspeed_config(config: Config, data_size: int, context_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration; a pure function of ours.
+
+    DeepSpeed counts every replica as if it had sequences of its own, so context ranks count here.
 
     Parameters are fp32 in every precision (bf16 is autocast around the forward pass), so the
     poles of long filters and all optimizer state never pass through bfloat16.
     """
     train = config.train
     return {
-        "train_batch_size": train.global_batch_size,
+        "train_batch_size": train.global_batch_size * context_size,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
         "gradient_accumulation_steps": accumulation_steps(config, data_size),
         "gradient_clipping": config.optim.grad_clip,
@@ -42,7 +44,7 @@ def accumulation_steps(config: Config, data_size: int) -> int:
 
 
 class MeshUnit:
-    """The mesh in the words DeepSpeed asks for ("mpu"): model means tensor here."""
+    """The mesh in the words DeepSpeed asks for ("mpu"): model means tensor, data replicas."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
@@ -60,13 +62,13 @@ class MeshUnit:
         return self.mesh.tensor
 
     def get_data_parallel_rank(self) -> int:
-        """Place in the data group."""
-        return self.mesh.data_rank
+        """Place among the replicas."""
+        return self.mesh.replica_rank
 
     def get_data_parallel_world_size(self) -> int:
-        """Ranks in the data group."""
-        return self.mesh.data_size
+        """Number of replicas."""
+        return self.mesh.replica_size
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """The data group."""
-        return self.mesh.data
+        """The replicas."""
+        return self.mesh.replicas

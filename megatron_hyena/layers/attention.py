@@ -11,8 +11,9 @@ from torch import Tensor
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
-from megatron_hyena.layers.mixer import Mixer
+from megatron_hyena.layers.mixer import Message, Mixer
 from megatron_hyena.layers.provider import Provider
+from megatron_hyena.layers.span import Span, positions
 from megatron_hyena.ops.attention import causal_attention, rotary_angles, rotate
 
 
@@ -28,18 +29,58 @@ class Attention(Mixer):
         self.output = row_weight(config, config.hidden_size, provider.size)
         self.bias = output_bias(config)
 
-    def forward(self, x_LBH: Tensor) -> Tensor:
-        """x [L, B, h] -> [L, B, h]; rotary angles in fp32 or wider, positions from 0."""
+    def forward(self, x_LBH: Tensor, span: Span | None = None) -> Tensor:
+        """x [L, B, h] -> [L, B, h]; rotary angles in fp32 or wider, from 0 in each document."""
         x = self.provider.enter(x_LBH)
-        length, batch, _ = x.shape
-        qkv = F.linear(x, self.projection).view(length, batch, self.heads, 3, -1)
-        q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, L, head_dim]
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        positions = torch.arange(length, device=x.device, dtype=wide)
-        cos, sin = rotary_angles(positions, q.shape[-1], self.rope_base)
-        y = causal_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, self.window)
-        out = F.linear(y.permute(2, 0, 1, 3).reshape(length, batch, -1), self.output)
+        qkv = F.linear(x, self.projection).view(*x.shape[:2], self.heads, 3, -1)
+        y = self.attend(qkv, span or Span.alone(len(x)))
+        out = F.linear(y.flatten(2), self.output)
         return self.provider.leave(out).to(x_LBH.dtype) + self.bias.to(x_LBH.dtype)
+
+    def attend(self, qkv: Tensor, span: Span) -> Tensor:
+        """Attention by the layer's exchange: qkv [l, B, heads, 3, head_dim] -> [l, B, heads, ..].
+
+        `all_to_all` gives each rank all positions of a share of the heads; the others give it the
+        keys and values before its own queries.
+        """
+        context, exchange = self.provider.context, self.provider.exchange
+        if exchange == "all_to_all":
+            whole = context.switch(qkv, cut=2, join=0)
+            y = self.over_span(whole, Span(0, len(whole), span.whole, span.whole))
+            return context.switch(y, cut=0, join=2)
+        return self.over_span(qkv, span)
+
+    def over_span(self, qkv: Tensor, span: Span) -> Tensor:
+        """Attention of the span's queries to its own keys and those brought from before it."""
+        q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, l, head_dim]
+        place = positions(span.start, span.length, span.own, like=qkv)
+        cos, sin = rotary_angles(place, q.shape[-1], self.rope_base)
+        k, v = self.with_history(rotate(k, cos, sin), v, span)
+        y = causal_attention(rotate(q, cos, sin), k, v, self.window, span.own)
+        return y.permute(2, 0, 1, 3)
+
+    def with_history(self, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """k, v [B, heads, l, head_dim] with those before them in front, rotated by their ranks."""
+        context, exchange = self.provider.context, self.provider.exchange
+        if exchange == "halo":
+            assert self.window is not None
+            reach = self.window - 1
+            fetched = context.halo(torch.stack([k, v]), reach, dim=3).wait()
+            fetched = fetched[:, :, :, max(0, reach - span.start) :]
+        elif exchange == "all_gather":
+            ranks = context.gather(torch.stack([k, v])).wait()  # [size, 2, B, heads, l, head_dim]
+            fetched = ranks.movedim(0, 3).flatten(3, 4)[:, :, :, : span.start]
+        else:
+            return k, v
+        return torch.cat([fetched[0], k], dim=2), torch.cat([fetched[1], v], dim=2)
+
+    @staticmethod
+    def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
+        """See `Mixer.messages`."""
+        width = config.hidden_size
+        if exchange == "all_gather":
+            return [Message("gather", 2 * width, width=1, wide=False)]
+        return [Message("all_to_all", n * width, wide=False) for n in (3, 1)]
 
     @staticmethod
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
@@ -58,6 +99,12 @@ class WindowAttention(Attention):
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
         self.window = config.attention_window
+
+    @staticmethod
+    def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
+        """See `Mixer.messages`."""
+        reach = config.attention_window - 1
+        return [Message("halo", 2 * config.hidden_size, reach, wide=False)]
 
     @staticmethod
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:

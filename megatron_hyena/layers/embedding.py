@@ -36,11 +36,10 @@ class Embedding(nn.Module):
 class Head(nn.Module):
     """Logits over this rank's slice of the vocabulary."""
 
-    def __init__(self, provider: Provider, weight: nn.Parameter) -> None:
+    def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
-        self.provider = provider
         self.weight = weight
 
     def forward(self, x_LBH: Tensor) -> Tensor:
-        """x [L, B, h] -> logits [L, B, V / size]."""
-        return F.linear(self.provider.enter(x_LBH), self.weight)
+        """x [L, B, h], entered (`Provider.enter`) -> logits [L, B, V / size]."""
+        return F.linear(x_LBH, self.weight)

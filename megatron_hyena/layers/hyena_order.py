@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.layers.hyena import FEATURIZER_TAPS, HyenaMixer, filter_parameter
+from megatron_hyena.layers.exchange import ALL_CHANNELS, over_channels
+from megatron_hyena.layers.hyena import (
+    FEATURIZER_TAPS,
+    HyenaMixer,
+    filter_parameter,
+    there_and_back,
+)
 from megatron_hyena.layers.linear import column_weight
+from megatron_hyena.layers.mixer import Message
 from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, uniform
 from megatron_hyena.layers.provider import Provider
+from megatron_hyena.layers.span import Span
+from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fft_conv import fft_conv
 from megatron_hyena.ops.fir import compute_dtype
 from megatron_hyena.ops.linear import to_channel_first
@@ -48,18 +57,19 @@ class HyenaFilter(nn.Module):
         )
         self.channels = config.hidden_size
 
-    def window(self, t: Tensor) -> Tensor:
-        """exp(-a_c t) of this rank's channels at positions t [K]: [D / size, K].
+    def window(self, t: Tensor, channels: slice) -> Tensor:
+        """exp(-a_c t) of some of this rank's channels at positions t [K]: [D', K].
 
         The rates a_c run evenly from a filter that reaches beyond the longest sequence to one that
         has decayed to `DECAY_TARGET` after `FAST_DECAY` of it.
         """
         slowest, fastest = (-math.log(DECAY_TARGET) / share for share in (SLOW_DECAY, FAST_DECAY))
         rates = torch.linspace(slowest, fastest, self.channels, device=t.device, dtype=t.dtype)
-        return torch.exp(-rates.chunk(self.provider.size)[self.provider.rank][:, None] * t)
+        own = rates.chunk(self.provider.size)[self.provider.rank][channels]
+        return torch.exp(-own[:, None] * t)
 
-    def forward(self, length: int, dtype: torch.dtype) -> Tensor:
-        """The first `length` taps, [D, length] in `dtype`."""
+    def forward(self, length: int, dtype: torch.dtype, channels: slice = ALL_CHANNELS) -> Tensor:
+        """The first `length` taps of some of this rank's channels, [D', length] in `dtype`."""
         device = self.weight_in.device
         t = torch.arange(length, device=device, dtype=dtype) / self.length
         bands = torch.linspace(1e-4, BANDS - 1, BANDS, device=device, dtype=dtype)
@@ -69,7 +79,7 @@ class HyenaFilter(nn.Module):
         x = features @ self.weight_in.to(dtype).t() + self.bias_in.to(dtype)
         x = torch.sin(frequency * x) @ self.weight_mid.to(dtype).t() + self.bias_mid.to(dtype)
         x = self.provider.copy(torch.sin(frequency * x))
-        return (self.weight_out.to(dtype) @ x.t()) * self.window(t)
+        return (self.weight_out[channels].to(dtype) @ x.t()) * self.window(t, channels)
 
 
 class HyenaOperator(HyenaMixer):
@@ -90,16 +100,31 @@ class HyenaOperator(HyenaMixer):
             else None
         )
 
-    def mix(self, streams: tuple[Tensor, ...]) -> Tensor:
-        """The recurrence over orders; the last stream is v."""
+    def mix(self, streams: tuple[Tensor, ...], before: tuple[Tensor, ...], span: Span) -> Tensor:
+        """The recurrence over orders; the last stream is v. Gates and skips stay on the span."""
         *gates, z = streams
-        dtype = compute_dtype(z)
         with torch.autocast(z.device.type, enabled=False):
             for n, (gate, make_filter) in enumerate(zip(gates, self.filters, strict=True)):
-                taps = make_filter(z.shape[-1], dtype)
-                skip = self.skip[:, n, None, None].to(dtype)
-                z = gate * (fft_conv(z, taps) + skip * z)
+                skip = self.skip[:, n, None, None].to(compute_dtype(z))
+                z = gate * (self.filtered(make_filter, z, span) + skip * z)
         return z
+
+    def filtered(self, make_filter: nn.Module, z_DBl: Tensor, span: Span) -> Tensor:
+        """z convolved with one filter, whose taps are made only for the channels at hand."""
+
+        def convolve(z: Tensor, channels: slice, documents: Documents | None) -> Tensor:
+            taps = make_filter(z.shape[-1], compute_dtype(z), channels)
+            return fft_conv(z, taps, documents)
+
+        if self.provider.exchange == "local":
+            return convolve(z_DBl, ALL_CHANNELS, span.own)
+        return over_channels(self.provider.context, convolve, z_DBl, span)
+
+    @staticmethod
+    def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
+        """See `Mixer.messages`."""
+        featurizer = HyenaMixer.featurizer_halo(config, config.hyena_order + 1)
+        return [featurizer, *there_and_back(config) * config.hyena_order]
 
     def modulate(self, y_DBL: Tensor, x_LBH: Tensor) -> Tensor:
         """The optional output gate sigmoid(W_g x)."""

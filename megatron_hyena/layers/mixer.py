@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.provider import Provider
+from megatron_hyena.layers.span import Span
+
+
+@dataclass(frozen=True)
+class Message:
+    """One exchange between the ranks that share a sequence, in numbers per batch row.
+
+    Attributes:
+        kind: `halo`, `gather` or `all_to_all`, as in `layers.provider.Context`.
+        numbers: over all channels of the layer; per position (halo, all_to_all) or in all
+            (gather with `width` 0: a state).
+        width: positions fetched by a halo; for a gather, 1 if `numbers` are per position held.
+        wide: fp32 in every precision; otherwise as the matrix products.
+    """
+
+    kind: Literal["halo", "gather", "all_to_all"]
+    numbers: int
+    width: int = 0
+    wide: bool = True
 
 
 class Mixer(nn.Module):
@@ -15,8 +37,11 @@ class Mixer(nn.Module):
         super().__init__()
         self.provider = provider
 
-    def forward(self, x_LBH: Tensor) -> Tensor:
-        """x [L, B, h] -> [L, B, h], this rank's slice of L under sequence parallelism."""
+    def forward(self, x_LBH: Tensor, span: Span | None = None) -> Tensor:
+        """x [L, B, h] -> [L, B, h], this rank's slice of its span under sequence parallelism.
+
+        Without `span`, x is whole sequences, one document each.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -30,5 +55,13 @@ class Mixer(nn.Module):
 
         Returns:
             (numbers kept in fp32 in every precision, numbers kept as the matrix products' dtype).
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
+        """What a forward pass exchanges with the other ranks of a sequence by `exchange`.
+
+        The backward pass sends the same the other way.
         """
         raise NotImplementedError

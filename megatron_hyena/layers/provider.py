@@ -2,8 +2,9 @@
 
 Layers are the maths; the cut is a provider. A layer holds `1 / size` of its channels, enters the
 region where channels are split with `enter`, and leaves it with `leave`; between the two it works
-on its own channels over the whole sequence. The dense provider is plain torch and one rank; the
-Megatron provider (`parallel.provider`) does the same with Megatron-core's collectives.
+on its own channels over its rank's span of the sequence, and reaches other ranks' spans through
+`context`. The dense provider is plain torch and one rank; the Megatron provider
+(`parallel.provider`) does the same with Megatron-core's collectives.
 """
 
 from __future__ import annotations
@@ -14,18 +15,110 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Provider(Protocol):
-    """One rank's view of the tensor-parallel group.
+class Pending(Protocol):
+    """Something on its way from other ranks."""
+
+    def wait(self) -> Tensor:
+        """The tensor; blocks until it is there. Every rank must call it, and use the result."""
+        ...
+
+
+class Context(Protocol):
+    """One rank's view of the ranks that share a sequence, each holding an equal stretch.
+
+    All exchanges are differentiable and collective: every rank of the group makes the same calls.
+    What starts one returns at once, and so does its backward: work in between hides the transfer.
 
     Attributes:
-        rank, size: place in the group of ranks that share each layer's channels.
+        rank, size: place in the group; rank r holds the r-th stretch.
     """
 
     rank: int
     size: int
 
+    def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
+        """Start to fetch the `width` positions before this rank's first one along `dim`.
+
+        Zeros before the start of the sequence.
+        """
+        ...
+
+    def gather(self, x: Tensor) -> Pending:
+        """Start to fetch every rank's `x`, stacked in order: [size, ...]."""
+        ...
+
+    def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
+        """All-to-all: cut dimension `cut` into `size` parts, one for each rank; join along `join`.
+
+        From all channels of a stretch of the sequence to the whole sequence of a share of the
+        channels, or back.
+        """
+        ...
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over the ranks; its backward passes the gradient on unchanged."""
+        ...
+
+
+class OneRank:
+    """The context of a sequence on one rank, which never needs to reach another."""
+
+    rank = 0
+    size = 1
+
+    def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
+        """See `Context.halo`: there is nothing before."""
+        shape = list(x.shape)
+        shape[dim] = width
+        return Arrived(x.new_zeros(shape))
+
+    def gather(self, x: Tensor) -> Pending:
+        """See `Context.gather`."""
+        return Arrived(x[None])
+
+    def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
+        """Identity."""
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Identity."""
+        return x
+
+
+class Arrived:
+    """A `Pending` that waits for nothing."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def wait(self) -> Tensor:
+        """At once."""
+        return self.x
+
+
+class Provider(Protocol):
+    """One rank's view of the ranks that share the model and the sequence.
+
+    Attributes:
+        rank, size: place in the group of ranks that share each layer's channels.
+        context: the ranks that share each sequence.
+        exchange: how the layer at hand reaches other spans, a name of `layers.exchange`; `local`
+            if it need not.
+        sequence_multiple: a sequence is padded to a multiple of this.
+    """
+
+    rank: int
+    size: int
+    context: Context
+    exchange: str
+    sequence_multiple: int
+
+    def of_layer(self, kind: str) -> Provider:
+        """The provider of layers of one kind (a sign of the pattern, or another name)."""
+        ...
+
     def enter(self, x_LBH: Tensor) -> Tensor:
-        """Before channels are split: the whole sequence, equal on every rank.
+        """Before channels are split: the rank's whole span, equal on every tensor rank.
 
         Its backward sums the ranks' gradients.
         """
@@ -59,6 +152,13 @@ class DenseProvider:
 
     rank = 0
     size = 1
+    context: Context = OneRank()
+    exchange = "local"
+    sequence_multiple = 1
+
+    def of_layer(self, kind: str) -> Provider:
+        """The same for all layers."""
+        return self
 
     def enter(self, x_LBH: Tensor) -> Tensor:
         """Identity."""

@@ -12,7 +12,7 @@ import torch
 
 from megatron_hyena.config import Config, HyenaGLTConfig
 from megatron_hyena.layers.parameter import cut_of
-from megatron_hyena.model.hyena_glt import HyenaGLT, mixer_class
+from megatron_hyena.model.hyena_glt import LOSS_SLICE, HyenaGLT, mixer_class
 
 GIB = 1 << 30
 
@@ -89,19 +89,22 @@ def _activation_bytes(config: Config) -> float:
 
     Per sublayer, the residual stream and its sum in fp32, the gathered input of the first product,
     and the rank's own channels; at the end the logits, their softmax and both gradients. With
-    recomputation, each block's input and the working set of one block.
+    recomputation, a block's input, the working set of one block, and one slice of the logits.
     """
     model, parallel = config.model, config.parallel
     own = 1 / parallel.tensor
     stream = 4 * model.hidden_size * (own if parallel.sequence else 1.0)
-    blocks = [_block_bytes(sign, config) for sign in model.signs]
-    end = stream + 4 * 4 * model.vocab_size * own
-    if parallel.recompute == "block":
-        at_block = [(i + 1) * stream + WORKING_SHARE * stored for i, stored in enumerate(blocks)]
-        total = max(*at_block, len(blocks) * stream + end)
-    else:
-        total = sum(blocks) + end
-    return config.train.micro_batch_size * config.data.sequence_length * total
+    positions = config.train.micro_batch_size * -(-config.data.sequence_length // parallel.context)
+    recomputed = [parallel.recomputes(sign) for sign in model.signs]
+    kept = working = 0.0
+    for sign, again in zip(model.signs, recomputed, strict=True):
+        stored = _block_bytes(sign, config)
+        if again:
+            working = max(working, kept + stream + WORKING_SHARE * stored)
+        kept += stream if again else stored
+    logits = 4 * 4 * model.vocab_size * own
+    logits *= min(1.0, LOSS_SLICE / positions) if any(recomputed) else 1.0
+    return positions * max(working, kept + stream + logits)
 
 
 def _block_bytes(sign: str, config: Config) -> float:

@@ -1,4 +1,8 @@
-"""Causal softmax attention with rotary positions, through `scaled_dot_product_attention`."""
+"""Causal softmax attention with rotary positions, through `scaled_dot_product_attention`.
+
+Keys may begin before the queries: the last query sees the last key. Documents are attended one by
+one, so that none can touch another.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_hyena.ops.documents import Documents
 
-def rotary_angles(positions_L: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [L, head_dim / 2] of position * base^(-2i / head_dim), in fp32 or wider.
+MASK_ELEMENTS = 1 << 26
+"""Largest mask made where the keys begin before the queries; queries are taken in blocks."""
 
-    RoFormer (arXiv:2104.09864) in the NeoX layout; `positions_L` is a floating tensor.
+
+def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), fp32 or wider.
+
+    RoFormer (arXiv:2104.09864) in the NeoX layout; `positions` [..., L] is floating.
     """
-    i = torch.arange(0, head_dim, 2, device=positions_L.device, dtype=positions_L.dtype)
-    angles = positions_L[:, None] * base ** (-i / head_dim)
+    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype)
+    angles = positions[..., None] * base ** (-i / head_dim)
     return angles.cos(), angles.sin()
 
 
@@ -24,16 +33,55 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-    """Softmax attention over q, k, v [B, heads, L, head_dim]; scale 1 / sqrt(head_dim).
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    documents: Documents | None = None,
+) -> Tensor:
+    """Softmax attention of q [B, heads, L, head_dim] over k, v [B, heads, h + L, head_dim].
+
+    The h first keys stand before the first query; scale 1 / sqrt(head_dim).
 
     Args:
         window: positions seen, the current one included; None for all before.
+        documents: of the queries; keys of another document are not seen.
+    Returns:
+        [B, heads, L, head_dim].
     """
-    length = q.shape[-2]
-    if window is None or window >= length:
+    if documents is None:
+        return _one_document(q, k, v, window)
+    history = k.shape[2] - q.shape[2]
+    rows: list[list[Tensor]] = [[] for _ in range(len(q))]
+    for part in documents.segments():
+        seen = 0
+        if part.start == 0:
+            seen = min(history, int(documents.position_BL[part.row, 0]))
+        row = slice(part.row, part.row + 1)
+        keys = slice(history + part.start - seen, history + part.stop)
+        queries = q[row, :, part.start : part.stop]
+        rows[part.row].append(_one_document(queries, k[row, :, keys], v[row, :, keys], window))
+    return torch.cat([torch.cat(row, dim=2) for row in rows])
+
+
+def _one_document(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    history = k.shape[2] - q.shape[2]
+    if window is not None and window < k.shape[2]:
+        return _banded_attention(F.pad(q, (0, 0, history, 0)), k, v, window)[:, :, history:]
+    if history == 0:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return _banded_attention(q, k, v, window)
+    key = torch.arange(k.shape[2], device=q.device)
+    outputs = []
+    for start in range(0, q.shape[2], block := max(1, MASK_ELEMENTS // k.shape[2])):
+        part = q[:, :, start : start + block]
+        last = history + start + torch.arange(part.shape[2], device=q.device)
+        end = history + start + part.shape[2]
+        mask = key[:end] <= last[:, None]
+        outputs.append(
+            F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end], attn_mask=mask)
+        )
+    return torch.cat(outputs, dim=2)
 
 
 def _banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

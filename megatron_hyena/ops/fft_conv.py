@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import compute_dtype
 
 
@@ -30,15 +31,23 @@ def fft_length(least: int) -> int:
         n += 2
 
 
-def fft_conv(z_DBL: Tensor, filter_DK: Tensor) -> Tensor:
+def fft_conv(z_DBL: Tensor, filter_DK: Tensor, documents: Documents | None = None) -> Tensor:
     """Causal convolution y[t] = sum_k filter[k] z[t - k].
 
     Args:
         z_DBL: input [D, B, L].
         filter_DK: taps [D, K], lag 0 first; those beyond L are not used.
+        documents: documents that must not see each other, each transformed by itself; None for
+            one per row.
     Returns:
         [D, B, L] in `compute_dtype(z)`.
     """
+    if documents is not None:
+        parts: list[list[Tensor]] = [[] for _ in range(z_DBL.shape[1])]
+        for part in documents.segments():
+            piece = z_DBL[:, part.row : part.row + 1, part.start : part.stop]
+            parts[part.row].append(fft_conv(piece, filter_DK))
+        return torch.cat([torch.cat(row, dim=2) for row in parts], dim=1)
     dtype = compute_dtype(z_DBL)
     taps = filter_DK[:, : z_DBL.shape[-1]]
     out: Tensor = _FFTConv.apply(z_DBL.to(dtype), taps.to(dtype))

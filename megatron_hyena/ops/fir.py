@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_hyena.ops.documents import Documents
+
 SHIFTED_TAPS = 8
 """Most taps that are summed as shifted copies; more cost more than a Toeplitz product."""
 CACHED_ELEMENTS = 1 << 18
@@ -60,15 +62,19 @@ def fir_chunk(taps: int) -> int:
     return max(16, 1 << max(taps - 2, 0).bit_length())
 
 
-def causal_fir(z_DBL: Tensor, taps_GK: Tensor) -> Tensor:
+def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = None) -> Tensor:
     """Causal convolution y[t] = sum_k taps[k] z[t - k] with K taps per group of channels.
 
     Args:
         z_DBL: input [D, B, L], any L, any floating dtype.
         taps_GK: taps [G, K], lag 0 first; G divides D.
+        documents: documents that must not see each other; None for one per row.
     Returns:
         [D, B, L] in `compute_dtype(z)`; positions before the start count as zero.
     """
+    if documents is not None:
+        gaps = documents.gaps(taps_GK.shape[-1] - 1)
+        return gaps.collect(causal_fir(gaps.spread(z_DBL), taps_GK))
     length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
     if taps_GK.shape[-1] <= SHIFTED_TAPS:
         taps = taps_GK[:, :length].to(dtype).repeat_interleave(len(z_DBL) // len(taps_GK), 0)
@@ -79,6 +85,17 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor) -> Tensor:
         matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
         out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
     return out[..., :length]
+
+
+def fir_spill(history_DBh: Tensor, taps_GK: Tensor, count: int) -> Tensor:
+    """What the positions before a sequence add to its first `count` outputs: [D, B, count].
+
+    Args:
+        history_DBh: the h positions before, the nearest last; [D, B, h].
+        taps_GK: as for `causal_fir`.
+    """
+    behind = F.pad(history_DBh, (0, count))
+    return causal_fir(behind, taps_GK)[..., history_DBh.shape[-1] :]
 
 
 def _cached_channels(x_DBL: Tensor) -> Iterator[slice]:

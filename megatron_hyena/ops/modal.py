@@ -9,20 +9,26 @@ of C positions (lambda = exp(-exp(log_rate)), one chunk state S of N numbers per
     carry    K_0 = 0,  K_{j+1} = lambda^C K_j + S_j
     correct  y_j[t] += sum_n R[n] lambda^(t+1) K_j[n]
 
-All in fp32 (fp64 for fp64 input). The carry is all that a later chunk, call or rank needs.
-Layout as in `ops.fir`: channel-first [D, B, L].
+All in fp32 (fp64 for fp64 input). The carry is all that a later chunk, call or rank needs: N
+numbers per channel, whatever the length. Where a document begins, the carry is 0.
+Layout as in `ops.fir`: channel-first [D, B, L]; n chunks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import compute_dtype, full_precision, pad_to_chunks, toeplitz
 
 CHUNK = 64
+HandOver = Callable[[Tensor, Tensor], Callable[[], Tensor]]
+"""Takes the state [D, B, N] that a stretch leaves behind, were its own carry 0, and the rates
+[D, N]; starts whatever brings the carry of the stretch; returns a function that waits for it."""
 
 
 def modal_filter(log_rate_DN: Tensor, residue_DN: Tensor, length: int) -> Tensor:
@@ -33,7 +39,13 @@ def modal_filter(log_rate_DN: Tensor, residue_DN: Tensor, length: int) -> Tensor
 
 
 def modal_conv(
-    z_DBL: Tensor, log_rate_DN: Tensor, residue_DN: Tensor, skip_D: Tensor, chunk: int = CHUNK
+    z_DBL: Tensor,
+    log_rate_DN: Tensor,
+    residue_DN: Tensor,
+    skip_D: Tensor,
+    chunk: int = CHUNK,
+    documents: Documents | None = None,
+    hand_over: HandOver | None = None,
 ) -> Tensor:
     """Causal convolution of z with the modal filter, plus skip * z.
 
@@ -43,6 +55,8 @@ def modal_conv(
         residue_DN: weights of the modes [D, N].
         skip_D: weight of lag 0 beside the modes [D].
         chunk: positions per chunk.
+        documents: documents that must not see each other; None for one per row.
+        hand_over: brings the carry at the start of z; None for 0.
     Returns:
         [D, B, L] in `compute_dtype(z)`.
     """
@@ -53,71 +67,115 @@ def modal_conv(
     weighted = residue[..., None] * powers
     taps = weighted[..., :chunk].sum(1)
     taps = torch.cat([taps[:, :1] + skip_D.to(dtype)[:, None], taps[:, 1:]], dim=1)
-    with full_precision(z_DBL):
-        out: Tensor = _ModalChunks.apply(
-            pad_to_chunks(z_DBL.to(dtype), chunk),
-            toeplitz(taps, chunk, chunk),
-            powers[..., :chunk].flip(-1).transpose(1, 2),
-            weighted[..., 1:],
-            powers[..., chunk],
-        )
-    return out[..., :length]
+    placed = None if documents is None else documents.chunks(chunk)
+    z = z_DBL.to(dtype)
+    z = pad_to_chunks(z, chunk) if placed is None else placed.spread(z)
+    keep = None if placed is None else placed.keep_nB.to(dtype)[:, None, :, None]
+    with full_precision(z):
+        into = powers[..., :chunk].flip(-1).transpose(1, 2)
+        rows = z.view(len(z), -1, chunk)
+        y, states = _LocalAndStates.apply(rows, toeplitz(taps, chunk, chunk), into)
+        states = states.view(*z.shape[:2], -1, rate.shape[1]).permute(2, 0, 1, 3)
+        carry: Tensor = _Carries.apply(states, powers[:, None, :, chunk], keep)
+        if hand_over is not None:
+            last = ((length - 1) // chunk * chunk, (length - 1) % chunk + 1)
+            ends = [last] * z.shape[1] if placed is None else placed.ends
+            arrive = hand_over(_end_state(z, into, powers, carry, ends), rate)
+        if hand_over is not None:
+            carry = _with_incoming(carry, arrive(), rate * chunk, keep)
+        carried = carry.permute(1, 2, 0, 3).reshape(len(z), -1, rate.shape[1])
+        y = _add_product(y, carried, weighted[..., 1:]).view_as(z)
+    return y[..., :length] if placed is None else placed.collect(y)
 
 
-def _carries(states: Tensor, decay: Tensor) -> Tensor:
-    """K [n, D, B, N] before each chunk, from S [n, D, B, N] and lambda^C [D, 1, N]."""
-    carry = torch.zeros_like(states)
-    for j in range(1, states.shape[0]):
-        torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
-    return carry
+def _end_state(
+    z: Tensor, into: Tensor, powers: Tensor, carry: Tensor, ends: list[tuple[int, int]]
+) -> Tensor:
+    """State [D, B, N] behind each row's last position, `ends` being (start, length) of its chunk.
+
+    lambda^c K + sum_t lambda^(c-1-t) z[t] over the c positions of the last chunk.
+    """
+    chunk = into.shape[1]
+    rows = []
+    for b, (start, held) in enumerate(ends):
+        carried = powers[..., held] * carry[start // chunk, :, b]
+        last = z[:, b : b + 1, start : start + held]
+        rows.append(_add_product(carried[:, None], last, into[:, -held:])[:, 0])
+    return torch.stack(rows, dim=1)
 
 
-class _ModalChunks(torch.autograd.Function):
-    """The four lines of the module's docstring and their exact gradients.
+def _with_incoming(
+    carry: Tensor, incoming_DBN: Tensor, chunk_rate_DN: Tensor, keep: Tensor | None
+) -> Tensor:
+    """Adds lambda^(C j) times the carry at the start, as far as its document goes."""
+    chunks = torch.arange(len(carry), device=carry.device, dtype=carry.dtype)
+    decayed = torch.exp(-chunk_rate_DN[:, None] * chunks[:, None, None, None])
+    if keep is not None:
+        decayed = decayed * keep.cumprod(0)
+    return torch.addcmul(carry, decayed, incoming_DBN)
 
-    Shapes: z [D, B, n C], toep [D, C, C], into [D, C, N], out_of [D, N, C], decay [D, N].
+
+def _add_product(addend: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+    """addend [D, m, K] + rows [D, m, C] matrix [D, C, K], in full precision backwards too."""
+    out: Tensor = _AddProduct.apply(addend, rows, matrix)
+    return out
+
+
+class _AddProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, addend: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, matrix)
+        return torch.baddbmm(addend, rows, matrix)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, matrix = ctx.saved_tensors
+        with full_precision(rows):
+            drows = torch.bmm(grads[0], matrix.transpose(1, 2))
+            return grads[0], drows, torch.bmm(rows.transpose(1, 2), grads[0])
+
+
+class _LocalAndStates(torch.autograd.Function):
+    """rows [D, m, C], toep [D, C, C], into [D, C, N] -> rows toep, rows into."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, toep: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows, toep, into)
+        return torch.bmm(rows, toep), torch.bmm(rows, into)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, toep, into = ctx.saved_tensors
+        columns = rows.transpose(1, 2)
+        with full_precision(rows):
+            drows = torch.bmm(grads[0], toep.transpose(1, 2))
+            drows = torch.baddbmm(drows, grads[1], into.transpose(1, 2))
+            return drows, torch.bmm(columns, grads[0]), torch.bmm(columns, grads[1])
+
+
+class _Carries(torch.autograd.Function):
+    """K [n, D, B, N] before each chunk, from states S [n, D, B, N] and lambda^C [D, 1, N].
+
+    K_{j+1} = keep_{j+1} (S_j + lambda^C K_j); the adjoint A_j = dK_j + lambda^C dS_j runs
+    backwards with dS_j = keep_{j+1} A_{j+1}.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, toep: Tensor, into: Tensor, out_of: Tensor, decay: Tensor
-    ) -> Tensor:
-        channels, batch, _ = z.shape
-        rows = z.view(channels, -1, toep.shape[-1])
-        states = torch.bmm(rows, into).view(channels, batch, -1, decay.shape[-1])
-        carry = _carries(states.permute(2, 0, 1, 3).contiguous(), decay[:, None])
-        carry = carry.permute(1, 2, 0, 3).reshape(channels, -1, decay.shape[-1])
-        y = torch.baddbmm(torch.bmm(rows, toep), carry, out_of)
-        ctx.save_for_backward(z, toep, into, out_of, decay, carry)
-        return y.view_as(z)
+    def forward(ctx: Any, states: Tensor, decay: Tensor, keep: Tensor | None) -> Tensor:
+        carry = torch.zeros_like(states)
+        for j in range(1, len(states)):
+            torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
+            if keep is not None:
+                carry[j] *= keep[j]
+        ctx.save_for_backward(carry, decay, keep)
+        return carry
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        with full_precision(grads[0]):
-            return _modal_gradients(grads[0], *ctx.saved_tensors)
-
-
-def _modal_gradients(
-    dy: Tensor, z: Tensor, toep: Tensor, into: Tensor, out_of: Tensor, decay: Tensor, carry: Tensor
-) -> tuple[Tensor, ...]:
-    """Gradients of `_ModalChunks`'s five inputs.
-
-    The adjoint of the carry runs backwards: A_j = dK_j + lambda^C A_{j+1}, and dS_j = A_{j+1}.
-    """
-    channels, batch, _ = z.shape
-    modes, chunk = decay.shape[-1], toep.shape[-1]
-    rows, grad = z.view(channels, -1, chunk), dy.reshape(channels, -1, chunk)
-    dcarry = torch.bmm(grad, out_of.transpose(1, 2)).view(channels, batch, -1, modes)
-    reverse = dcarry.permute(2, 0, 1, 3).flip(0)
-    dstates = _carries(reverse.contiguous(), decay[:, None]).flip(0)
-    dstates = dstates.permute(1, 2, 0, 3).reshape(channels, -1, modes)
-    dz = torch.bmm(grad, toep.transpose(1, 2))
-    dz = torch.baddbmm(dz, dstates, into.transpose(1, 2)).view_as(z)
-    columns = rows.transpose(1, 2)
-    return (
-        dz,
-        torch.bmm(columns, grad),
-        torch.bmm(columns, dstates),
-        torch.bmm(carry.transpose(1, 2), grad),
-        (dstates * carry).sum(1),
-    )
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        carry, decay, keep = ctx.saved_tensors
+        dstates = torch.zeros_like(carry)
+        for j in range(len(carry) - 2, -1, -1):
+            torch.addcmul(grads[0][j + 1], dstates[j + 1], decay, out=dstates[j])
+            if keep is not None:
+                dstates[j] *= keep[j + 1]
+        return dstates, (dstates * carry).sum(0).sum(1, keepdim=True), None

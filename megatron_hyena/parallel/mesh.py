@@ -20,13 +20,17 @@ class Mesh:
 
     Attributes:
         tensor: ranks that share each layer's channels.
-        context: ranks that share one sequence (of size 1 in this version).
-        data: ranks that hold the same part of the model for other sequences.
+        context: ranks that share one sequence.
+        data: ranks that hold the same part of the model, and of each sequence, for other
+            sequences.
+        replicas: ranks that hold the same part of the model: context times data. Gradients are
+            summed over them, and ZeRO shares out over them.
     """
 
     tensor: dist.ProcessGroup
     context: dist.ProcessGroup
     data: dist.ProcessGroup
+    replicas: dist.ProcessGroup
 
     @property
     def tensor_rank(self) -> int:
@@ -39,6 +43,11 @@ class Mesh:
         return dist.get_world_size(self.tensor)
 
     @property
+    def context_size(self) -> int:
+        """Ranks in the context group."""
+        return dist.get_world_size(self.context)
+
+    @property
     def data_rank(self) -> int:
         """Place in the data group."""
         return dist.get_rank(self.data)
@@ -47,6 +56,16 @@ class Mesh:
     def data_size(self) -> int:
         """Ranks in the data group."""
         return dist.get_world_size(self.data)
+
+    @property
+    def replica_rank(self) -> int:
+        """Place among the replicas."""
+        return dist.get_rank(self.replicas)
+
+    @property
+    def replica_size(self) -> int:
+        """Number of replicas."""
+        return dist.get_world_size(self.replicas)
 
 
 def build_mesh(tensor: int, context: int = 1) -> Mesh:
@@ -58,7 +77,8 @@ def build_mesh(tensor: int, context: int = 1) -> Mesh:
     return Mesh(
         tensor=parallel_state.get_tensor_model_parallel_group(),
         context=parallel_state.get_context_parallel_group(),
-        data=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        data=parallel_state.get_data_parallel_group(with_context_parallel=False),
+        replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
     )
 
 

@@ -8,41 +8,78 @@ move the same number of bytes (Korthikanti et al., arXiv:2205.05198).
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel import mappings
 from torch import Tensor, nn
 
 from megatron_hyena.layers.parameter import cut_of
+from megatron_hyena.layers.provider import Context
+from megatron_hyena.parallel.context import ContextRanks
+from megatron_hyena.parallel.mesh import Mesh
+from megatron_hyena.parallel.traffic import Direction, Traffic
+
+GATHER, SCATTER, REDUCE = 1, 1, 2
+"""Multiples of (T - 1) / T of the whole tensor that a rank of T sends: in an all-gather, a
+reduce-scatter, an all-reduce."""
 
 
 class MegatronProvider:
-    """One rank's `Provider` in a tensor-parallel group.
+    """One rank's `Provider` in a mesh.
 
     Args:
-        group: the tensor-parallel ranks.
-        sequence_parallel: keep the residual stream cut along the sequence.
+        mesh: its tensor ranks share the channels, its context ranks each sequence.
+        sequence_parallel: keep the residual stream cut along the sequence over the tensor ranks.
+        exchanges: by sign of the pattern, how its layers reach the other stretches of a sequence;
+            see `config.exchange`.
+
+    Attributes:
+        traffic: bytes sent by the layers of this provider.
     """
 
-    def __init__(self, group: dist.ProcessGroup, sequence_parallel: bool) -> None:
-        self.group, self.sequence_parallel = group, sequence_parallel
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(
+        self, mesh: Mesh, sequence_parallel: bool, exchanges: Mapping[str, str] | None = None
+    ) -> None:
+        self.group, self.sequence_parallel = mesh.tensor, sequence_parallel
+        self.rank, self.size = mesh.tensor_rank, mesh.tensor_size
+        self.traffic, self.exchanges = Traffic(), exchanges or {}
+        self.context_group = mesh.context
+        self.context: Context = ContextRanks(mesh.context, self.traffic, "")
+        self.sequence_multiple = self.context.size * (self.size if sequence_parallel else 1)
+        self.kind, self.exchange = "", "local"
+
+    def of_layer(self, kind: str) -> MegatronProvider:
+        """See `Provider.of_layer`: another exchange, and counted by itself."""
+        own = copy.copy(self)
+        own.context = ContextRanks(self.context_group, self.traffic, kind)
+        own.kind, own.exchange = kind, self.exchanges.get(kind, "local")
+        return own
 
     def enter(self, x_LBH: Tensor) -> Tensor:
         """See `Provider.enter`."""
         if self.sequence_parallel:
-            return mappings.gather_from_sequence_parallel_region(x_LBH, group=self.group)
-        return mappings.copy_to_tensor_model_parallel_region(x_LBH, group=self.group)
+            whole = mappings.gather_from_sequence_parallel_region(x_LBH, group=self.group)
+            self._count(whole, GATHER, "forward")
+            return self._count_back(whole, whole, SCATTER)
+        whole = mappings.copy_to_tensor_model_parallel_region(x_LBH, group=self.group)
+        return self._count_back(whole, whole, REDUCE)
 
     def leave(self, y_LBH: Tensor) -> Tensor:
         """See `Provider.leave`."""
         if self.sequence_parallel:
-            return mappings.reduce_scatter_to_sequence_parallel_region(y_LBH, group=self.group)
+            self._count(y_LBH, SCATTER, "forward")
+            own = mappings.reduce_scatter_to_sequence_parallel_region(y_LBH, group=self.group)
+            return self._count_back(own, y_LBH, GATHER)
+        self._count(y_LBH, REDUCE, "forward")
         return mappings.reduce_from_tensor_model_parallel_region(y_LBH, group=self.group)
 
     def copy(self, x: Tensor) -> Tensor:
         """See `Provider.copy`."""
-        return mappings.copy_to_tensor_model_parallel_region(x, group=self.group)
+        copied = mappings.copy_to_tensor_model_parallel_region(x, group=self.group)
+        return self._count_back(copied, copied, REDUCE)
 
     def cross_entropy(self, logits_LBV: Tensor, targets_LB: Tensor) -> Tensor:
         """Vocabulary-parallel cross-entropy in fp32, or fp64 for fp64 logits.
@@ -53,6 +90,7 @@ class MegatronProvider:
         logits = logits_LBV if logits_LBV.element_size() == 8 else logits_LBV.float()
         largest = logits.detach().amax(-1)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        self._count(largest, 3 * REDUCE, "forward")  # with the two sums below
         shifted = logits - largest[..., None]
         local = targets_LB - self.rank * logits.shape[-1]
         elsewhere = (local < 0) | (local >= logits.shape[-1])
@@ -68,6 +106,18 @@ class MegatronProvider:
         parts = [torch.empty_like(logits_LBV) for _ in range(self.size)]
         dist.all_gather(parts, logits_LBV.detach().contiguous(), group=self.group)
         return torch.cat(parts, dim=-1)
+
+    def _count(self, whole: Tensor, times: int, direction: Direction) -> None:
+        """A collective on `whole`, which sends `times` (T - 1) / T of its bytes."""
+        sent = times * (self.size - 1) * whole.numel() * whole.element_size() // self.size
+        self.traffic.add(self.kind, direction, sent)
+
+    def _count_back(self, result: Tensor, whole: Tensor, times: int) -> Tensor:
+        """Count the backward collective of `result` when it runs."""
+        if result.requires_grad:
+            shape = torch.empty(whole.shape, dtype=whole.dtype, device="meta")
+            result.register_hook(lambda _: self._count(shape, times, "backward"))
+        return result
 
 
 def sum_partial_gradients(module: nn.Module, provider: MegatronProvider) -> None:

@@ -25,7 +25,7 @@ _CONFIGURATION = f"{_HERE}.configuration_hyena_glt"
 _MODELING = f"{_HERE}.modeling_hyena_glt"
 _TOKENIZER = f"{_HERE}.tokenization_hyena_glt"
 _IMPORT = re.compile(r"^(\s*)from (megatron_hyena[\w.]*) import", re.MULTILINE)
-_LAYER = re.compile(r'Sign\("(megatron_hyena[\w.]+):')
+_LAYER = re.compile(r'Sign\(\s*"(megatron_hyena[\w.]+):')
 
 
 def export_huggingface(model: HyenaGLT, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_hyena.config import Config, config_dict, load_config, save_config, valid_keys
+from megatron_hyena.config.sections import ExchangeSection
 from megatron_hyena.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -76,6 +77,9 @@ def test_one_fragment_may_be_included_twice_but_not_in_a_circle(tmp_path: Path) 
         ("model.pattern=[SM]2 A", "model", "pattern", "[SM]2 A"),
         ("data.valid=", "data", "valid", ""),
         ("run.output_dir=12", "run", "output_dir", "12"),
+        ("parallel.recompute=SM", "parallel", "recompute", "SM"),
+        ("parallel.exchange.L=all_to_all", "parallel", "exchange", ExchangeSection(L="all_to_all")),
+        ("parallel.exchange.A=", "parallel", "exchange", ExchangeSection()),
     ],
 )
 def test_overrides_are_read_as_the_type_of_their_key(
@@ -99,6 +103,10 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path: Path) -> None:
         ("model.hidden=3", "model.hidden_size"),
         ("trian.steps=3", "train"),
         ("train.steps.x=3", "train.steps"),
+        ("parallel.exchange.Q=halo", "parallel.exchange.W"),
+        ("parallel.exchang.L=state", "parallel.exchange.L"),
+        ("parallel.exchange.L.x=state", "parallel.exchange.L"),
+        ("paralel.exchange.L=state", "parallel"),
     ],
 )
 def test_unknown_keys_name_the_nearest_valid_one(override: str, nearest: str) -> None:
@@ -126,6 +134,50 @@ def test_a_key_twice_in_one_file_is_refused(tmp_path: Path) -> None:
 def test_a_key_twice_on_the_command_line_is_refused() -> None:
     message = refused(None, "train.steps=1", "train.steps=2")
     assert message == "the command line gives train.steps twice; keep one"
+    doubled = ["parallel.exchange.L=state", "parallel.exchange.L=all_to_all"]
+    assert refused(None, *doubled).startswith("the command line gives parallel.exchange.L twice")
+
+
+def test_a_part_of_a_section_in_file_and_on_the_command_line(tmp_path: Path) -> None:
+    low = "parallel: {context: 2, exchange: {L: all_to_all, S: all_to_all}}"
+    write(tmp_path / "low.yaml", low)
+    run = write(
+        tmp_path / "r.yaml", "include: [low.yaml]\nparallel: {exchange: {A: all_gather, S: ''}}"
+    )
+    config = load_config(run, ["parallel.exchange.M=all_to_all", "parallel.exchange.L=state"])
+    expected = ExchangeSection(S="", M="all_to_all", L="state", A="all_gather")
+    assert config.parallel.exchange == expected
+    assert config.parallel.context == 2
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("parallel: {exchange: halo}", "section 'parallel.exchange' must hold key: value pairs"),
+        ("parallel: {exchange: }", "section 'parallel.exchange' must hold key: value pairs"),
+        ("parallel: {exchange: {Q: x}}", "unknown key parallel.exchange.Q; did you mean parallel."),
+        ("parallel: {exchange: {3: x}}", "unknown key parallel.exchange.3; did you mean parallel."),
+        ("parallel: {exchange: {S: null}}", "parallel.exchange.S"),
+        ("parallel: {exchange: {S: [halo]}}", "parallel.exchange.S"),
+        ("parallel: {exchange: {S: {a: b}}}", "unknown key parallel.exchange.S.a; did you mean"),
+        (
+            "parallel:\n  exchange:\n    S: halo\n    S: halo",
+            "key 'S' stands twice, again in line 4",
+        ),
+    ],
+)
+def test_a_malformed_part_of_a_section_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = write(tmp_path / "r.yaml", text)
+    message = refused(path)
+    assert message.startswith(f"{path}: ")
+    assert sentence in message
+
+
+def test_a_part_given_as_a_value_is_refused() -> None:
+    message = refused(None, "parallel.exchange.L=state", "parallel.exchange=state")
+    assert message == ("the command line: section 'parallel.exchange' must hold key: value pairs")
 
 
 @pytest.mark.parametrize("override", ["train.steps", "steps=3", "=3", "--steps=3"])
@@ -204,6 +256,8 @@ def test_save_and_load_give_an_equal_configuration(tmp_path: Path) -> None:
             "parallel.tensor=2",
             "parallel.sequence=true",
             "checkpoint.resume=none",
+            "parallel.recompute=SL",
+            "parallel.exchange.L=all_to_all",
         ],
     )
     save_config(config, tmp_path / "config.yaml")
@@ -220,8 +274,11 @@ def test_every_run_of_the_repository_loads_and_survives_saving(path: Path, tmp_p
 
 def test_valid_keys_are_those_of_the_sections() -> None:
     keys = valid_keys()
-    assert {"run.output_dir", "model.pattern", "log.every"} <= set(keys)
-    assert len(keys) == len(set(keys)) == sum(map(len, config_dict(Config()).values()))
+    assert {"run.output_dir", "model.pattern", "parallel.exchange.L", "log.every"} <= set(keys)
+    assert "parallel.exchange" not in keys
+    values = config_dict(Config())
+    parts = len(values["parallel"].pop("exchange"))
+    assert len(keys) == len(set(keys)) == sum(map(len, values.values())) + parts
 
 
 def test_sections_are_frozen_and_small() -> None:

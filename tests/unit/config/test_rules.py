@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from megatron_hyena.config import check_layout, load_config
+from megatron_hyena.config import SIGNS, check_layout, load_config
 from megatron_hyena.config.checks import RULES
 from megatron_hyena.errors import UserError
 
 SECTION_RULES = [
     ("parallel.tensor=0", "parallel.tensor must be 1 or more"),
-    (
-        "parallel.context=2",
-        "parallel.context=2 is not available in this version; set it to 1",
-    ),
+    ("parallel.context=0", "parallel.context must be 1 or more"),
     ("parallel.zero_stage=4", "parallel.zero_stage must be 0, 1, 2 or 3"),
-    ("parallel.recompute=full", "parallel.recompute='full' is unknown; use none or block"),
+    *(
+        (
+            f"parallel.recompute={text}",
+            f"parallel.recompute={text!r} is unknown; use none, block, or signs of model.pattern, "
+            "each once, such as SM",
+        )
+        for text in ("full", "", "SS", "SX", "S M", "all", "Block")
+    ),
+    (
+        "parallel.exchange.L=halo",
+        "parallel.exchange.L='halo' is unknown; use state or all_to_all, or leave it empty",
+    ),
+    (
+        "parallel.exchange.W=all_to_all",
+        "parallel.exchange.W='all_to_all' is unknown; use halo, or leave it empty",
+    ),
+    ("parallel.exchange.H=state", "parallel.exchange.H='state' is unknown; use all_to_all, or"),
+    ("parallel.exchange.A=ring", "parallel.exchange.A='ring' is unknown; use all_to_all or all_ga"),
+    ("parallel.exchange.S=state", "parallel.exchange.S='state' is unknown; use halo or all_to_all"),
+    ("parallel.exchange.M=Halo", "parallel.exchange.M='Halo' is unknown; use halo or all_to_all"),
     ("data.sequence_length=1", "data.sequence_length must be 2 or more"),
     ("train.steps=0", "train.steps must be 1 or more"),
     ("train.global_batch_size=0", "train.global_batch_size must be 1 or more"),
@@ -91,19 +109,20 @@ LAYOUT_RULES = [
         [TENSOR_2],
         3,
         "3 ranks cannot be split into groups of parallel.tensor x parallel.context = 2; "
-        "start a multiple of 2 ranks",
+        "nearest numbers of ranks: 2, 4, 8; nearest layouts for 3 ranks: tensor 1 x context 3",
     ),
     (
         "tensor_divides",
         [TENSOR_2, "model.pattern=L", "model.hidden_size=255"],
         2,
-        "model.hidden_size = 255 is not a multiple of parallel.tensor = 2; change one",
+        "model.hidden_size = 255 is not a multiple of parallel.tensor = 2; nearest layouts for 2 "
+        "ranks: tensor 1 x context 1, tensor 1 x context 2",
     ),
     (
         "tensor_divides",
         [TENSOR_2, "model.vocab_size=257"],
         2,
-        "model.vocab_size = 257 is not a multiple of parallel.tensor = 2; change one",
+        "model.vocab_size = 257 is not a multiple of parallel.tensor = 2; nearest layouts",
     ),
     (
         "tensor_divides",
@@ -115,33 +134,73 @@ LAYOUT_RULES = [
         "tensor_divides",
         [TENSOR_2, "model.pattern=A", "model.num_heads=1"],
         2,
-        "model.num_heads = 1 is not a multiple of parallel.tensor = 2; change one",
+        "model.num_heads = 1 is not a multiple of parallel.tensor = 2; nearest layouts",
     ),
     (
         "tensor_divides",
         [TENSOR_2, "model.ffn_hidden_size=301"],
         2,
-        "model.ffn_hidden_size = 301 is not a multiple of parallel.tensor = 2; change one",
+        "model.ffn_hidden_size = 301 is not a multiple of parallel.tensor = 2; nearest layouts",
     ),
     (
-        "sequence_divides",
+        "sequence_needs_tensor",
         ["parallel.sequence=true"],
-        1,
-        "parallel.sequence=true needs parallel.tensor of 2 or more; set one of them",
+        2,
+        "parallel.sequence=true needs parallel.tensor of 2 or more; set one of them; nearest "
+        "layouts for 2 ranks: tensor 1 x context 1 (with parallel.sequence=false), tensor 1 x "
+        "context 2 (with parallel.sequence=false), tensor 2 x context 1",
     ),
     (
-        "sequence_divides",
-        [TENSOR_2, "parallel.sequence=true", "data.sequence_length=1001"],
-        2,
-        "data.sequence_length = 1001 is not a multiple of parallel.tensor = 2, which "
-        "parallel.sequence needs; use 1000",
+        "context_has_bytes",
+        ["parallel.context=8", "data.sequence_length=5"],
+        8,
+        "data.sequence_length = 5 is smaller than parallel.context = 8; nearest layouts for 8 "
+        "ranks: tensor 1 x context 4, tensor 1 x context 2, tensor 2 x context 4",
+    ),
+    (
+        "exchanges_fit",
+        ["parallel.context=4", "model.pattern=LH", "model.hidden_size=66", "model.vocab_size=255"],
+        4,
+        "model.hidden_size = 66 is not a multiple of parallel.tensor x parallel.context = 4, "
+        "which the all_to_all of H needs; nearest layouts for 4 ranks: tensor 1 x context 2, "
+        "tensor 1 x context 1",
+    ),
+    (
+        "exchanges_fit",
+        ["parallel.context=16", "model.pattern=LA", "parallel.exchange.A=all_to_all"],
+        16,
+        "model.num_heads = 8 is not a multiple of parallel.tensor x parallel.context = 16, which "
+        "the all_to_all of A needs, set by parallel.exchange.A; nearest layouts for 16 ranks: "
+        "tensor 1 x context 8, tensor 1 x context 4, tensor 1 x context 2",
+    ),
+    (
+        "exchanges_fit",
+        ["parallel.context=3", "parallel.exchange.L=all_to_all"],
+        3,
+        "model.hidden_size = 256 is not a multiple of parallel.tensor x parallel.context = 3, "
+        "which the all_to_all of L needs, set by parallel.exchange.L; nearest layouts for 3 ranks: "
+        "tensor 1 x context 1 (with train.global_batch_size=9)",
+    ),
+    (
+        "recompute_is_used",
+        ["parallel.recompute=WSH", "model.pattern=[SL]2"],
+        1,
+        "parallel.recompute = WSH names W and H, which model.pattern = [SL]2 lacks; name only S L",
     ),
     (
         "batch_divides",
         [TENSOR_2, "train.global_batch_size=9", "train.micro_batch_size=2"],
         4,
         "train.global_batch_size = 9 is not a multiple of train.micro_batch_size x data ranks "
-        "= 2 x 2; change it to a multiple of 4",
+        "= 2 x 2; nearest global batch sizes: 8, 12",
+    ),
+    (
+        "batch_divides",
+        ["train.global_batch_size=2", "train.micro_batch_size=1"],
+        4,
+        "train.global_batch_size = 2 is not a multiple of train.micro_batch_size x data ranks "
+        "= 1 x 4; nearest global batch sizes: 4; nearest layouts for 4 ranks: tensor 1 x context "
+        "2, tensor 2 x context 1, tensor 1 x context 4",
     ),
     (
         "length_fits",
@@ -159,8 +218,22 @@ def test_rules_across_sections(rule: str, overrides: list[str], ranks: int, sent
     with pytest.raises(UserError) as caught:
         check_layout(config, ranks)
     assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
     breaking = next(r for r in RULES if r(config, ranks))
     assert breaking.__name__ == rule
+
+
+def test_a_kind_of_layer_without_an_exchange_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = dataclasses.replace(SIGNS["S"], exchanges=())
+    monkeypatch.setitem(SIGNS, "E", whole)
+    config = load_config(None, ["model.pattern=SE", "parallel.context=2"])
+    with pytest.raises(UserError) as caught:
+        check_layout(config, 2)
+    assert str(caught.value).startswith(
+        "layers of kind E need the whole sequence, but parallel.context = 2; nearest layouts for "
+        "2 ranks: tensor 1 x context 1, tensor 2 x context 1"
+    )
+    check_layout(load_config(None, ["model.pattern=SE"]), 2)
 
 
 def test_every_rule_across_sections_is_tried_here() -> None:
@@ -179,6 +252,17 @@ def test_every_rule_across_sections_is_tried_here() -> None:
         (["model.pattern=A", "model.num_heads=7", "model.hidden_size=56"], 1),
         ([TENSOR_2, "model.ffn_hidden_size=-1"], 2),
         (["data.sequence_length=100000"], 1),
+        # A length that a layout does not divide is padded at the end.
+        ([TENSOR_2, "parallel.sequence=true", "data.sequence_length=1001"], 2),
+        (["parallel.context=3", "data.sequence_length=1000"], 3),
+        (["parallel.context=4", "data.sequence_length=4"], 4),
+        (["parallel.context=7", "model.pattern=SMLAW"], 7),
+        (["parallel.context=4", "parallel.tensor=2", "model.pattern=H"], 16),
+        # An override of a kind that the model lacks does not matter.
+        (["parallel.context=3", "model.pattern=S", "parallel.exchange.L=all_to_all"], 3),
+        (["parallel.exchange.L=all_to_all", "model.hidden_size=255", "model.pattern=L"], 1),
+        (["parallel.recompute=AS"], 1),
+        (["parallel.recompute=block"], 1),
     ],
 )
 def test_sound_layouts_pass(overrides: list[str], ranks: int) -> None:

@@ -40,7 +40,7 @@ def test_unshuffled_windows_tile_each_run(tmp_path):
     assert stream.windows_per_epoch == len(expected)
     for epoch in range(2):
         for i, (contig, start) in enumerate(expected):
-            window = stream.window(epoch * len(expected) + i)
+            window = stream.window(epoch * len(expected) + i).bases
             assert window.tobytes() == contigs[contig][start : start + 21]
 
 
@@ -53,7 +53,7 @@ def test_an_epoch_shows_disjoint_strides_each_once_and_epochs_differ(tmp_path):
     for epoch in range(30):
         spots = []
         for i in range(n):
-            (spot,) = _spots(contigs, stream.window(epoch * n + i))
+            (spot,) = _spots(contigs, stream.window(epoch * n + i).bases)
             spots.append(spot)
         for contig, count in ((0, 19), (1, 1), (2, 2)):
             starts = sorted(start for c, start in spots if c == contig)
@@ -71,7 +71,7 @@ def test_every_base_is_reached_over_the_epochs(tmp_path):
     stream = WindowStream(folder, 20, seed=0)
     seen = [np.zeros(len(contig), dtype=bool) for contig in contigs]
     for position in range(600 * stream.windows_per_epoch):
-        ((contig, start),) = _spots(contigs, stream.window(position))
+        ((contig, start),) = _spots(contigs, stream.window(position).bases)
         seen[contig][start : start + 21] = True
     assert all(contig.all() for contig in seen)
 
@@ -82,9 +82,11 @@ def test_order_is_a_pure_function_of_seed_epoch_and_position(tmp_path):
         WindowStream(folder, 20, seed=s, augment_reverse_complement=True) for s in (5, 5, 6)
     )
     positions = np.random.default_rng(0).permutation(4 * first.windows_per_epoch)
-    straight = [first.window(p).tobytes() for p in range(len(positions))]
-    assert [second.window(int(p)).tobytes() for p in positions] == [straight[p] for p in positions]
-    assert [other.window(p).tobytes() for p in range(len(positions))] != straight
+    straight = [first.window(p).bases.tobytes() for p in range(len(positions))]
+    assert [second.window(int(p)).bases.tobytes() for p in positions] == [
+        straight[p] for p in positions
+    ]
+    assert [other.window(p).bases.tobytes() for p in range(len(positions))] != straight
 
 
 def test_known_order_of_one_seed(tmp_path):
@@ -93,7 +95,7 @@ def test_known_order_of_one_seed(tmp_path):
     stream = WindowStream(folder, 20, seed=1, augment_reverse_complement=True)
     found = []
     for position in range(12):
-        window = stream.window(position)
+        window = stream.window(position).bases
         forward = contigs[0].find(window.tobytes())
         backward = contigs[0].find(reverse_complement(window).tobytes())
         found.append(forward if forward >= 0 else -backward)
@@ -120,7 +122,7 @@ def test_reverse_complement_is_a_fair_coin_on_the_same_windows(tmp_path):
     turned = 0
     n = 20 * plain.windows_per_epoch
     for position in range(n):
-        window, shown = plain.window(position), both.window(position)
+        window, shown = plain.window(position).bases, both.window(position).bases
         if not np.array_equal(window, shown):
             assert np.array_equal(reverse_complement(window), shown)
             turned += 1
@@ -134,7 +136,8 @@ def test_splits_share_no_window(chlamydia_shards, chlamydia_store):
     for split in SPLITS:
         stream = WindowStream(chlamydia_shards / split, 2048, seed=2)
         starts = [
-            genome.find(stream.window(p).tobytes()) for p in range(3 * stream.windows_per_epoch)
+            genome.find(stream.window(p).bases.tobytes())
+            for p in range(3 * stream.windows_per_epoch)
         ]
         covered[split] = (min(starts), max(starts) + 2049)
     assert covered["train"][0] >= 0

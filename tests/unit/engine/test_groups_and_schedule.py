@@ -58,7 +58,7 @@ def test_what_deepspeed_is_told():
     overrides = ["train.global_batch_size=24", "train.micro_batch_size=2", "optim.grad_clip=0.7"]
     config = load_config(None, [*overrides, "parallel.zero_stage=2"])
     assert accumulation_steps(config, 3) == 4
-    assert deepspeed_config(config, 3) == {
+    assert deepspeed_config(config, 3, 1) == {
         "train_batch_size": 24,
         "train_micro_batch_size_per_gpu": 2,
         "gradient_accumulation_steps": 4,

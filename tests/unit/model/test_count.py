@@ -92,8 +92,7 @@ def test_zero_stages_share_out_the_state() -> None:
 
 def allocated(config: Config) -> int:
     """Peak bytes of activations of one forward and backward pass."""
-    recompute = config.parallel.recompute == "block"
-    model = HyenaGLT(config.model, recompute=recompute).train()
+    model = HyenaGLT(config.model, recompute=config.parallel.recompute).train()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     ids = torch.zeros(config.train.micro_batch_size, config.data.sequence_length, dtype=torch.int64)

@@ -115,16 +115,17 @@ def test_gradients_of_the_model_by_differences() -> None:
 def test_recomputation_changes_no_gradient() -> None:
     config, ids = small_config("SMLHAW"), draw_bytes(2, 70)
     gradients = []
-    for recompute in (False, True):
+    for recompute in ("none", "block", "LA"):
         model = HyenaGLT(config, seed=3, recompute=recompute).train()
         model(ids, ids).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
-        assert torch.equal(gradient, gradients[1][name]), name
+        for others in gradients[1:]:
+            assert torch.equal(gradient, others[name]), name
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_bf16_training_step_is_close_to_fp32(recompute: bool) -> None:
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_bf16_training_step_is_close_to_fp32(recompute: str) -> None:
     config, ids = small_config("SMLHAW", hidden_size=64, init_std=0.02), draw_bytes(2, 200)
     model = HyenaGLT(config, recompute=recompute).train()
     exact = model(ids, ids).loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from megatron_hyena.config import Config, config_dict, valid_keys
 from tools import config_reference
@@ -21,8 +22,9 @@ def test_every_key_is_on_the_page_with_its_default_and_its_meaning() -> None:
     assert [row[0].strip("`") for row in rows] == valid_keys()
     values = config_dict(Config())
     for key, kind, default, meaning in rows:
-        section, _, name = key.strip("`").partition(".")
-        value = values[section][name]
+        value: Any = values
+        for name in key.strip("`").split("."):
+            value = value[name]
         assert kind == type(value).__name__
         assert json.loads(default.strip("`")) == value
         assert len(meaning) > 10, f"{key} has no string under it"

@@ -1,0 +1,91 @@
+"""How layers reach the parts of a sequence that other ranks hold.
+
+    halo        the positions just before, from the ranks on the left: filters of fixed length
+    state       the modal filter's N numbers per channel, from every rank to every rank
+    all_to_all  the whole sequence of a share of the channels, there and back: any filter
+    local       nothing: the sequence is on one rank
+
+Each is exact, forward and backward, with documents too. Which layer may use which, and which is
+best, is `config.pattern.SIGNS`; what each layer sends is its `Mixer.messages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from megatron_hyena.layers.provider import Context
+from megatron_hyena.layers.span import Span
+from megatron_hyena.ops.documents import Documents
+from megatron_hyena.ops.fir import causal_fir, fir_spill
+from megatron_hyena.ops.modal import HandOver
+
+Convolve = Callable[[Tensor, slice, Documents | None], Tensor]
+"""(z [D', B, L], which channels these are, documents) -> [D', B, L]."""
+ALL_CHANNELS = slice(None)
+
+
+def fir_across(
+    context: Context, z_DBl: Tensor, taps_GK: Tensor, span: Span, ahead: int = 0
+) -> tuple[Tensor, Tensor]:
+    """A short convolution whose first outputs need the ranks on the left.
+
+    The halo flies while the rank's own part is computed.
+
+    Returns:
+        The outputs [D, B, l], and those of the `ahead` positions before them [D, B, ahead], 0
+        where these belong to another document: a second filter's history, without a second message.
+    """
+    reach = taps_GK.shape[1] - 1
+    pending = context.halo(z_DBl, reach + ahead)
+    own = causal_fir(z_DBl, taps_GK, span.own)
+    history = span.mask_history(pending.wait())
+    before = causal_fir(history, taps_GK)[..., reach:]
+    return add_spill(own, history[..., ahead:], taps_GK, span), before
+
+
+def add_spill(own_DBl: Tensor, history_DBh: Tensor, taps_GK: Tensor, span: Span) -> Tensor:
+    """Adds to a convolution's first outputs what the (masked) history contributes."""
+    count = min(history_DBh.shape[-1], own_DBl.shape[-1])
+    spilled = span.mask_outputs(fir_spill(history_DBh, taps_GK, count))
+    return torch.cat([own_DBl[..., :count] + spilled, own_DBl[..., count:]], dim=-1)
+
+
+def state_across(context: Context, span: Span) -> HandOver:
+    """Brings the carry of a modal filter (`ops.modal`) at the start of this rank's span.
+
+    One all-gather of what each span leaves behind, were its own carry 0. What rank q left reaches
+    rank r decayed over the r - q - 1 spans between them, if one document holds all of it:
+
+        carry_r = sum_{q < r} lambda^(l (r - q - 1)) end_q
+    """
+
+    def begin(end_DBN: Tensor, rate_DN: Tensor) -> Callable[[], Tensor]:
+        pending = context.gather(end_DBN)
+        between = context.rank - 1 - torch.arange(context.size, device=end_DBN.device)
+        distance = between.clamp(min=0) * span.length
+        reaches = (between >= 0)[:, None].expand(-1, end_DBN.shape[1])
+        if span.own is not None:
+            reaches = reaches & (span.own.position_BL[:, 0] > distance[:, None])
+        decay = torch.exp(-rate_DN * distance[:, None, None].to(rate_DN.dtype))
+        share = decay[:, :, None] * reaches[:, None, :, None]  # [size, D, B, N]
+        return lambda: (share * pending.wait()).sum(0)
+
+    return begin
+
+
+def over_channels(context: Context, convolve: Convolve, z_DBl: Tensor, span: Span) -> Tensor:
+    """All-to-all: `convolve` the whole sequence of this rank's share of the channels."""
+    share = len(z_DBl) // context.size
+    channels = slice(context.rank * share, (context.rank + 1) * share)
+    whole = convolve(context.switch(z_DBl, cut=0, join=2), channels, span.whole)
+    return context.switch(whole, cut=2, join=0)
+
+
+def channel_taps(taps_GK: Tensor, width: int, channels: slice) -> Tensor:
+    """Taps of some of `width` channels: [G, K] for all of them, one row per channel for a share."""
+    if channels == ALL_CHANNELS:
+        return taps_GK
+    return taps_GK.repeat_interleave(width // len(taps_GK), dim=0)[channels]

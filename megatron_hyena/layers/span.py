@@ -1,0 +1,65 @@
+"""Which positions of the sequence a rank holds, and which documents they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_hyena.ops.documents import Documents
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A rank's stretch of a (padded) sequence: all of it, unless ranks share the sequence.
+
+    Attributes:
+        start: first position held.
+        length: positions held, l.
+        whole: documents of the whole sequence; None for one per row.
+        own: the same, of the positions held.
+    """
+
+    start: int
+    length: int
+    whole: Documents | None = None
+    own: Documents | None = None
+
+    @classmethod
+    def alone(cls, length: int) -> Span:
+        """A whole sequence on one rank, one document per row."""
+        return cls(0, length)
+
+    @classmethod
+    def of_rank(cls, rank: int, length: int, whole: Documents | None) -> Span:
+        """The `rank`-th stretch of `length` positions."""
+        start = rank * length
+        own = None if whole is None else whole.stretch(start, start + length)
+        return cls(start, length, whole, own)
+
+    def mask_history(self, history: Tensor) -> Tensor:
+        """Zero what belongs to another document in history [..., B, h], the nearest last."""
+        if self.own is None:
+            return history
+        distance = torch.arange(history.shape[-1], 0, -1, device=history.device)
+        return history.masked_fill(self.own.position_BL[:, :1] < distance, 0.0)
+
+    def mask_outputs(self, spilled: Tensor) -> Tensor:
+        """Zero what history spills [..., B, w] over the first w positions beyond its document."""
+        if self.own is None:
+            return spilled
+        first = self.own.position_BL[:, : spilled.shape[-1]]
+        begun_here = first <= torch.arange(first.shape[1], device=first.device)
+        return spilled.masked_fill(begun_here, 0.0)
+
+
+def positions(start: int, length: int, documents: Documents | None, like: Tensor) -> Tensor:
+    """Positions for rotary angles, [L] or [B, 1, L] (heads between), fp32 or wider as `like`.
+
+    They count from the start of each document.
+    """
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if documents is None:
+        return torch.arange(start, start + length, device=like.device, dtype=dtype)
+    return documents.position_BL[:, None].to(dtype)

@@ -1,0 +1,220 @@
+"""What each rank computes for the proofs that layouts agree, and the same on one dense rank.
+
+Everything is in double precision, so that layouts agree to the last few bits or are wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.pattern import SIGNS
+from megatron_hyena.layers.parameter import cut_of
+from megatron_hyena.layers.provider import DenseProvider
+from megatron_hyena.model.hyena_glt import HyenaGLT
+
+# 152 positions: 38 on each of four ranks, fewer than M's 63 and W's 47 earlier ones, and no
+# multiple of L's chunk of 64. "uneven" is padded by two.
+LENGTH, BATCH, SEED, STEPS = 152, 2, 7, 3
+BASE = HyenaGLTConfig(
+    hidden_size=32,
+    num_heads=4,
+    num_filter_groups=8,
+    ffn_hidden_size=-1,
+    vocab_size=64,
+    mr_filter_length=64,
+    hyena_filter_order=8,
+    max_sequence_length=256,
+    attention_window=48,
+    init_std=0.2,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its batch.
+
+    Attributes:
+        exchanges: by sign, instead of the first of the table.
+        packed: rows hold several documents.
+    """
+
+    config: HyenaGLTConfig
+    exchanges: tuple[tuple[str, str], ...] = ()
+    packed: bool = False
+    length: int = LENGTH
+
+
+MIXED = replace(BASE, pattern="SMLHAW", ffn_hidden_size=48)
+SINGLE = {sign: Case(replace(BASE, pattern=sign)) for sign in "SMLHAW"}
+CASES = SINGLE | {
+    "[SMLA]2": Case(replace(BASE, pattern="[SMLA]2", ffn_hidden_size=48)),
+    "H3gated": Case(replace(BASE, pattern="H", hyena_order=3, hyena_output_gate=True)),
+    "untied": Case(replace(MIXED, tie_embeddings=False)),
+    "others": Case(MIXED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True))),
+    "packed": Case(MIXED, packed=True),
+    "others packed": Case(
+        MIXED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True)), packed=True
+    ),
+    "uneven": Case(MIXED, length=150),
+    "uneven packed": Case(MIXED, packed=True, length=150),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the model is cut; the data-parallel size is what is left of four ranks."""
+
+    tensor: int = 1
+    context: int = 1
+    sequence: bool = False
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        ends = f"{'sp' * self.sequence}-cp{self.context}{'-recompute' * self.recompute}"
+        return f"tp{self.tensor}{ends}"
+
+
+REPRESENTATIVE = [Layout(2, 1, True), Layout(1, 4), Layout(2, 2, True), Layout(1, 2)]
+RECOMPUTED = Layout(2, 2, True, True)
+THE_OTHERS = [
+    Layout(),
+    Layout(2),
+    Layout(4),
+    Layout(4, 1, True),
+    Layout(2, 2),
+    Layout(1, 4, False, True),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One rank's results for one case; tensors by parameter name are this rank's parts.
+
+    `logits` and `nll` are those of its sequences `rows` and of its stretch, which begins at
+    `start` and may end behind the sequence.
+    """
+
+    rows: slice
+    start: int
+    initial: dict[str, Tensor]
+    logits: Tensor
+    nll: Tensor
+    loss: Tensor
+    label_loss: Tensor
+    gradients: dict[str, Tensor]
+    trained: dict[str, Tensor]
+
+
+def batch(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """ids, targets [B, L], unequal weights with zeros [B, L], and document numbers if packed.
+
+    Documents begin at the first and last bytes of the stretches of four ranks, one holds one byte.
+    """
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(0, BASE.vocab_size, (BATCH, case.length + 1), generator=generator)
+    weights = torch.rand(BATCH, case.length, generator=generator, dtype=torch.float64)
+    begins = torch.zeros(BATCH, case.length, dtype=torch.int64)
+    begins[0, [37, 38, 76, 113, 130]] = 1
+    begins[1, [5, 9, 114]] = 1
+    documents = begins.cumsum(1) if case.packed else None
+    return tokens[:, :-1], tokens[:, 1:], weights * (weights > 0.3), documents
+
+
+def on_ranks(layouts: list[Layout], names: list[str]) -> dict[str, dict[str, Outcome]]:
+    """On four ranks: the named cases in every layout."""
+    from megatron_hyena.parallel.mesh import build_mesh, destroy_mesh
+
+    results: dict[str, dict[str, Outcome]] = {}
+    for layout in layouts:
+        mesh = build_mesh(layout.tensor, layout.context)
+        results[str(layout)] = {name: _on_rank(CASES[name], layout, mesh) for name in names}
+        destroy_mesh()
+    return results
+
+
+def _on_rank(case: Case, layout: Layout, mesh) -> Outcome:
+    from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
+
+    exchanges = {sign: SIGNS[sign].exchanges[0] for sign in case.config.signs}
+    exchanges |= dict(case.exchanges)
+    provider = MegatronProvider(mesh, layout.sequence, exchanges if layout.context > 1 else {})
+    recompute = "block" if layout.recompute else "none"
+    model = HyenaGLT(case.config, provider, seed=SEED, recompute=recompute)
+    sum_partial_gradients(model, provider)
+    share = BATCH // mesh.data_size
+    return train(case, model, slice(mesh.data_rank * share, (mesh.data_rank + 1) * share), mesh)
+
+
+def on_one(name: str) -> Outcome:
+    """The dense model on the whole batch."""
+    case = CASES[name]
+    model = HyenaGLT(case.config, DenseProvider(), seed=SEED)
+    return train(case, model, slice(0, BATCH), None)
+
+
+def train(case: Case, model: HyenaGLT, rows: slice, mesh) -> Outcome:
+    """Forward, backward, then `STEPS` steps of AdamW clipped to the global norm."""
+    initial = _copies(model)
+    model.double()
+    ids, targets, weights, documents = batch(case)
+    total = weights.sum()
+    ids, targets, weights = ids[rows], targets[rows], weights[rows]
+    documents = None if documents is None else documents[rows]
+    with torch.no_grad():
+        output = model(ids, labels=ids, document_ids=documents)
+        nll = model.token_losses(ids, targets, documents)
+    gradients: dict[str, Tensor] = {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        losses = model.token_losses(ids, targets, documents)
+        loss = (losses * model.stretch(weights)).sum() / total
+        loss.backward()
+        _sum_over_replicas(mesh, [_gradient(p) for p in model.parameters()])
+        if step == 0:
+            first = loss.detach().clone()
+            _sum_over_replicas(mesh, [first])
+            gradients = {n: _gradient(p).clone() for n, p in model.named_parameters()}
+        _clip(model, mesh, largest=0.1)
+        optimizer.step()
+    start = model.provider.context.rank * nll.shape[1]
+    trained = _copies(model)
+    return Outcome(rows, start, initial, output.logits, nll, first, output.loss, gradients, trained)
+
+
+def _sum_over_replicas(mesh, tensors: list[Tensor]) -> None:
+    for tensor in tensors if mesh else []:
+        dist.all_reduce(tensor, group=mesh.replicas)
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _clip(model: nn.Module, mesh, largest: float) -> None:
+    """The parts of cut parameters are summed over ranks; copies count once."""
+    if mesh is None:
+        nn.utils.clip_grad_norm_(model.parameters(), largest)
+        return
+    parts = torch.zeros((), dtype=torch.float64)
+    copies = parts.clone()
+    for parameter in model.parameters():
+        squares = _gradient(parameter).square().sum()
+        if cut_of(parameter).dim is None:
+            copies += squares
+        else:
+            parts += squares
+    dist.all_reduce(parts, group=mesh.tensor)
+    factor = largest / ((parts + copies).sqrt() + 1e-6)
+    for parameter in model.parameters():
+        _gradient(parameter).mul_(factor.clamp(max=1.0))

@@ -1,0 +1,133 @@
+"""Every layout computes the dense model's numbers: outputs, gradients, optimizer steps.
+
+The oracle is the dense model in the same process as pytest, in double precision; 1e-10 leaves
+room for a different order of summation and for nothing else. Four gloo ranks; the layouts that are
+marked slow run by hand.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+from megatron_hyena.layers.parameter import cut_of
+from megatron_hyena.model.hyena_glt import HyenaGLT
+from tests.parallel.layout_cases import (
+    CASES,
+    RECOMPUTED,
+    REPRESENTATIVE,
+    THE_OTHERS,
+    Layout,
+    on_one,
+    on_ranks,
+)
+from tests.parallel.ranks import run_ranks
+
+pytestmark = pytest.mark.parallel
+
+TOLERANCE = 1e-10
+every_layout = pytest.mark.parametrize(
+    "layout",
+    [*REPRESENTATIVE, *(pytest.param(x, marks=pytest.mark.slow) for x in THE_OTHERS)],
+    ids=str,
+)
+every_case = pytest.mark.parametrize("name", CASES)
+dense = lru_cache(on_one)
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory):
+    """layout -> {case: outcome} on each of four ranks; all layouts of a kind in one job."""
+
+    @lru_cache
+    def outcomes(layouts: tuple[Layout, ...]):
+        folder = tmp_path_factory.mktemp("ranks")
+        return run_ranks(on_ranks, 4, folder, list(layouts), list(CASES), timeout=540)
+
+    def of(layout: Layout):
+        ours = (*REPRESENTATIVE, RECOMPUTED)
+        ranks = outcomes(ours if layout in ours else tuple(THE_OTHERS))
+        return [rank[str(layout)] for rank in ranks]
+
+    return of
+
+
+def relative_error(value, reference):
+    return ((value - reference).norm() / reference.norm()).item()
+
+
+def assembled(ranks, layout, name, field):
+    """{parameter: full tensor} from the first tensor group; all copies must agree to the bit."""
+    full = {}
+    for key, parameter in HyenaGLT(CASES[name].config).named_parameters():
+        cut = cut_of(parameter)
+        parts = [getattr(rank[name], field)[key] for rank in ranks]
+        for at, part in enumerate(parts):
+            assert torch.equal(part, parts[0 if cut.dim is None else at % layout.tensor]), key
+        full[key] = cut.join(parts[: layout.tensor])
+        assert full[key].shape == parameter.shape, key
+    return full
+
+
+@every_case
+@every_layout
+def test_initial_weights_are_the_dense_ones(parallel, layout, name):
+    for key, value in assembled(parallel(layout), layout, name, "initial").items():
+        assert torch.equal(value, dense(name).initial[key]), key
+
+
+@every_case
+@every_layout
+def test_outputs_are_the_dense_ones(parallel, layout, name):
+    reference, length = dense(name), CASES[name].length
+    for rank in parallel(layout):
+        outcome = rank[name]
+        stop = outcome.start + outcome.nll.shape[1]
+        assert stop - outcome.start in (length // layout.context, 38, 76, 152)
+        for field in ("logits", "nll"):
+            wanted = getattr(reference, field)[outcome.rows, outcome.start : stop]
+            value = getattr(outcome, field)[:, : wanted.shape[1]]
+            assert value.dtype == torch.float64
+            assert relative_error(value, wanted) <= TOLERANCE, field
+
+
+@every_case
+@every_layout
+def test_losses_are_the_dense_ones(parallel, layout, name):
+    reference = dense(name)
+    halves = parallel(layout)
+    for rank in halves:
+        assert relative_error(rank[name].loss, reference.loss) <= TOLERANCE
+    if 4 // (layout.tensor * layout.context) == 1:  # else each data rank has other labels
+        assert relative_error(halves[0][name].label_loss, reference.label_loss) <= TOLERANCE
+
+
+@every_case
+@every_layout
+def test_every_gradient_is_the_dense_one(parallel, layout, name):
+    gradients = assembled(parallel(layout), layout, name, "gradients")
+    assert gradients.keys() == dense(name).gradients.keys()
+    for key, wanted in dense(name).gradients.items():
+        assert wanted.norm() > 0, key
+        assert relative_error(gradients[key], wanted) <= TOLERANCE, key
+
+
+@every_case
+@every_layout
+def test_three_optimizer_steps_end_at_the_dense_weights(parallel, layout, name):
+    trained = assembled(parallel(layout), layout, name, "trained")
+    for key, wanted in dense(name).trained.items():
+        start = dense(name).initial[key].double()
+        # Relative to the distance moved: weights that hardly move must be as right.
+        assert relative_error(trained[key] - start, wanted - start) <= TOLERANCE, key
+
+
+@every_case
+def test_recomputation_changes_no_bit(parallel, name):
+    (layout,) = (x for x in REPRESENTATIVE if (x.tensor, x.context) == (2, 2))
+    for stored, recomputed in zip(parallel(layout), parallel(RECOMPUTED), strict=True):
+        for key, gradient in stored[name].gradients.items():
+            assert torch.equal(gradient, recomputed[name].gradients[key]), key
+            assert torch.equal(stored[name].trained[key], recomputed[name].trained[key]), key

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf
 
-from megatron_hyena.config import Config, check_layout
+from megatron_hyena.config import Config, check_layout, exchange_of
+from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.model.count import cost
+from megatron_hyena.model.traffic import busiest
 
 
 def describe(config: Config, world_size: int) -> str:
@@ -32,4 +34,22 @@ def describe(config: Config, world_size: int) -> str:
         f"{costs.activations_gb:.3f} GiB activations (estimate)",
     }
     lines = [f"{name:<16} {value}" for name, value in rows.items()]
+    lines += _traffic(config)
     return OmegaConf.to_yaml(OmegaConf.structured(config)) + "\n" + "\n".join(lines)
+
+
+def _traffic(config: Config) -> list[str]:
+    """What the busiest rank sends inside the model, by kind of layer; nothing for one rank."""
+    sent = busiest(config)
+    if not sent:
+        return []
+    lines = [
+        "bytes sent by the busiest rank for a micro-batch (without gradients and ZeRO):",
+        f"  {'layers, exchange':<27} {'forward':>14} {'backward':>14}",
+    ]
+    for kind, one in sent.items():
+        name = kind
+        if kind in SIGNS:
+            name = f"{config.model.signs.count(kind)} x {kind}, {exchange_of(config, kind)}"
+        lines.append(f"  {name:<27} {one.forward:>14,} {one.backward:>14,}")
+    return lines

@@ -12,13 +12,19 @@ from megatron_hyena.engine.saving import save_checkpoint
 from megatron_hyena.observe.metrics import MetricsLog, bits_per_base
 from megatron_hyena.observe.profiler import Throughput
 from megatron_hyena.observe.progress import progress
+from megatron_hyena.parallel.traffic import Direction
 
 
 class Logging:
-    """One line every `log.every` steps, and a progress bar."""
+    """One line every `log.every` steps, and a progress bar.
+
+    Attributes:
+        sent: bytes that this rank's layers sent in the last step: {kind: {direction: bytes}}.
+    """
 
     def __init__(self, config: Config, log: MetricsLog, meter: Throughput, start: int, main: bool):
         self.every, self.log, self.meter = config.log.every, log, meter
+        self.sent: dict[str, dict[Direction, int]] = {}
         self.bar = progress(
             description="training",
             total=config.train.steps,
@@ -31,6 +37,7 @@ class Logging:
         """Count the step; log it when it is due."""
         self.meter.step(result.tokens)
         self.bar.update(1)
+        self.sent = result.sent
         if step % self.every == 0:
             self.log.log(
                 step,
@@ -41,6 +48,7 @@ class Logging:
                     "lr": result.lr,
                     "tokens": step * result.tokens,
                     "tokens_per_second": self.meter.interval(),
+                    "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),
                 },
             )
         return False

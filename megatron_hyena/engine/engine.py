@@ -26,6 +26,7 @@ from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
 from megatron_hyena.errors import UserError
 from megatron_hyena.parallel.mesh import Mesh
+from megatron_hyena.parallel.traffic import Direction
 
 
 class Sequences(Protocol):
@@ -61,12 +62,14 @@ class StepResult:
         grad_norm: norm of the whole gradient before clipping.
         lr: peak-group learning rate used.
         tokens: input bytes in the global batch.
+        sent: bytes that this rank's layers sent to others: {kind: {direction: bytes}}.
     """
 
     loss: float
     grad_norm: float
     lr: float
     tokens: int
+    sent: dict[str, dict[Direction, int]]
 
 
 class Engine:
@@ -113,6 +116,7 @@ class Engine:
         expected = accumulation_steps(self.config, self.mesh.data_size)
         assert len(batches) == expected, f"{len(batches)} micro-batches, {expected} expected"
         self.deepspeed.train()
+        self.mesh.traffic.take()  # a validation's
         lr = learning_rate(self.step, self.config.train.steps, self.config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
@@ -139,7 +143,7 @@ class Engine:
             )
         self.step += 1
         tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
-        return StepResult(loss_value, float(norm), lr, tokens)
+        return StepResult(loss_value, float(norm), lr, tokens, self.mesh.traffic.take())
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Sequences]) -> tuple[float, float]:

@@ -83,7 +83,7 @@ class Documents:
     def from_ids(cls, ids_BL: Tensor) -> Documents:
         """From the number of each position's document [B, L]; neighbours must differ in it."""
         index = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-        begins = torch.zeros_like(ids_BL)
+        begins = torch.zeros_like(ids_BL, dtype=torch.int64)
         begins[:, 1:] = (ids_BL[:, 1:] != ids_BL[:, :-1]) * index[1:]
         return cls(index - begins.cummax(1).values)
 

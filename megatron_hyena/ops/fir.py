@@ -76,6 +76,8 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = Non
         gaps = documents.gaps(taps_GK.shape[-1] - 1)
         return gaps.collect(causal_fir(gaps.spread(z_DBL), taps_GK))
     length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
+    if length == 0:  # the history that a filter of one tap needs
+        return z_DBL.to(dtype)
     if taps_GK.shape[-1] <= SHIFTED_TAPS:
         taps = taps_GK[:, :length].to(dtype).repeat_interleave(len(z_DBL) // len(taps_GK), 0)
         shifted: Tensor = _ShiftedSum.apply(z_DBL.to(dtype), taps)

@@ -6,12 +6,13 @@ globals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_hyena.parallel.cpu import enable_megatron_on_cpu
+from megatron_hyena.parallel.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Mesh:
             sequences.
         replicas: ranks that hold the same part of the model: context times data. Gradients are
             summed over them, and ZeRO shares out over them.
+        traffic: bytes that this rank's layers have sent.
     """
 
     tensor: dist.ProcessGroup
     context: dist.ProcessGroup
     data: dist.ProcessGroup
     replicas: dist.ProcessGroup
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def tensor_rank(self) -> int:

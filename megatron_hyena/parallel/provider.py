@@ -20,7 +20,7 @@ from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.layers.provider import Context
 from megatron_hyena.parallel.context import ContextRanks
 from megatron_hyena.parallel.mesh import Mesh
-from megatron_hyena.parallel.traffic import Direction, Traffic
+from megatron_hyena.parallel.traffic import Direction
 
 GATHER, SCATTER, REDUCE = 1, 1, 2
 """Multiples of (T - 1) / T of the whole tensor that a rank of T sends: in an all-gather, a
@@ -35,9 +35,6 @@ class MegatronProvider:
         sequence_parallel: keep the residual stream cut along the sequence over the tensor ranks.
         exchanges: by sign of the pattern, how its layers reach the other stretches of a sequence;
             see `config.exchange`.
-
-    Attributes:
-        traffic: bytes sent by the layers of this provider.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class MegatronProvider:
     ) -> None:
         self.group, self.sequence_parallel = mesh.tensor, sequence_parallel
         self.rank, self.size = mesh.tensor_rank, mesh.tensor_size
-        self.traffic, self.exchanges = Traffic(), exchanges or {}
+        self.traffic, self.exchanges = mesh.traffic, exchanges or {}
         self.context_group = mesh.context
         self.context: Context = ContextRanks(mesh.context, self.traffic, "")
         self.sequence_multiple = self.context.size * (self.size if sequence_parallel else 1)

@@ -20,7 +20,8 @@ class Traffic:
 
     def add(self, kind: str, direction: Direction, count: int) -> None:
         """`count` bytes more for layers of `kind`."""
-        self._sent[kind, direction] += count
+        if count:
+            self._sent[kind, direction] += count
 
     def take(self) -> dict[str, dict[Direction, int]]:
         """{kind: {direction: bytes}}, and start again from 0."""

@@ -174,7 +174,6 @@ def test_a_shortened_file_is_named(runs, start, tmp_path):
     ("overrides", "part"),
     [
         (["model.num_heads=1"], "model.num_heads = 1 is not a multiple of parallel.tensor = 2"),
-        (["data.sequence_length=255"], "data.sequence_length = 255 is not a multiple"),
         (["train.global_batch_size=6"], "train.global_batch_size = 6 is not a multiple"),
     ],
 )

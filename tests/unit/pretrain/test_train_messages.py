@@ -41,9 +41,10 @@ def test_dry_run_shows_what_would_run_and_writes_nothing(
         (["model.num_heads=1"], "2", "model.num_heads = 1 is not a multiple"),
         (["model.vocab_size=257"], "2", "model.vocab_size = 257 is not a multiple"),
         (["model.num_filter_groups=1"], "2", "the filter groups (model.num_filter_groups) = 1"),
-        (["data.sequence_length=1023"], "2", "data.sequence_length = 1023 is not a multiple"),
         (["train.global_batch_size=9"], "2", "train.global_batch_size = 9 is not a multiple"),
-        (["parallel.context=2"], "4", "parallel.context=2 is not available in this version"),
+        (["parallel.context=3"], "4", "4 ranks cannot be split"),
+        (["parallel.recompute=L", "model.pattern=SA"], "2", "parallel.recompute"),
+        (["parallel.exchange.L=halo"], "2", "parallel.exchange.L='halo' is unknown"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -1,0 +1,131 @@
+"""What a layout sends: bytes per rank and kind of layer for one micro-batch, before it is built.
+
+Counted are the exchanges inside the model, between the ranks that share channels (tensor) and those
+that share sequences (context). What DeepSpeed moves between replicas, gradients and ZeRO's shares,
+is not. The counters of a run (`parallel.traffic`) come to the same numbers, which tests compare.
+T tensor ranks, N context ranks, l positions of a rank.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from megatron_hyena.config import Config, exchange_of
+from megatron_hyena.layers.mixer import Message
+from megatron_hyena.model.hyena_glt import mixer_class
+
+GATHER, SCATTER, REDUCE = 1, 1, 2
+"""Multiples of (T - 1) / T of the whole tensor that a rank sends: see `parallel.provider`."""
+ENDS, MLP = "embedding, head", "MLP"
+"""What is not a sign of the pattern."""
+
+
+@dataclass
+class Sent:
+    """Bytes sent by one rank in forward and in backward passes."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+def predict(config: Config, context_rank: int = 0) -> dict[str, Sent]:
+    """Bytes that a rank sends for one micro-batch, forward and backward, by kind of layer.
+
+    Recomputation repeats the forward exchanges of a block but for its last one, whose result the
+    backward pass does not need.
+    """
+    layers = _Layers(config, context_rank)
+    sent: dict[str, Sent] = defaultdict(Sent)
+    for sign in config.model.signs:
+        again = config.parallel.recomputes(sign)
+        has_mlp = config.model.ffn > 0
+        layers.mixer(sent[sign], sign)
+        if again:
+            layers.mixer(repeated := Sent(), sign)
+            sent[sign].forward += repeated.forward - (0 if has_mlp else layers.leave())
+        if has_mlp:
+            layers.edges(sent[MLP])
+            sent[MLP].forward += layers.enter() if again else 0
+    layers.ends(sent[ENDS], again=any(map(config.parallel.recomputes, config.model.signs)))
+    return {kind: one for kind, one in sent.items() if one.forward or one.backward}
+
+
+def busiest(config: Config) -> dict[str, Sent]:
+    """`predict` of the rank that sends most in each direction, by kind of layer."""
+    most: dict[str, Sent] = defaultdict(Sent)
+    for rank in range(config.parallel.context):
+        for kind, sent in predict(config, rank).items():
+            most[kind].forward = max(most[kind].forward, sent.forward)
+            most[kind].backward = max(most[kind].backward, sent.backward)
+    return dict(most)
+
+
+class _Layers:
+    """The sizes of one rank's tensors, and what each part of the model sends of them."""
+
+    def __init__(self, config: Config, context_rank: int) -> None:
+        self.config, self.rank = config, context_rank
+        self.tensor, self.context = config.parallel.tensor, config.parallel.context
+        self.sequence = config.parallel.sequence
+        multiple = self.context * (self.tensor if self.sequence else 1)
+        self.whole = -(-config.data.sequence_length // multiple) * multiple
+        self.length = self.whole // self.context
+        self.product_bytes = 2 if config.train.precision == "bf16" else 4
+
+    def stream(self, times: int, size: int) -> int:
+        """A collective of the tensor ranks on the residual stream [l, B, h]."""
+        width = self.config.model.hidden_size * self.config.train.micro_batch_size
+        return times * (self.tensor - 1) * self.length * width * size // self.tensor
+
+    def enter(self) -> int:
+        """Forward bytes of `Provider.enter`."""
+        return self.stream(GATHER, 4) if self.sequence else 0
+
+    def leave(self, size: int | None = None) -> int:
+        """Forward bytes of `Provider.leave`."""
+        return self.stream(SCATTER if self.sequence else REDUCE, size or self.product_bytes)
+
+    def edges(self, sent: Sent) -> None:
+        """Entering and leaving the region where channels are split, there and back."""
+        sent.forward += self.enter() + self.leave()
+        sent.backward += self.stream(SCATTER if self.sequence else REDUCE, 4)
+        sent.backward += self.stream(GATHER, self.product_bytes) if self.sequence else 0
+
+    def mixer(self, sent: Sent, sign: str) -> None:
+        """One mixer."""
+        model, exchange = self.config.model, exchange_of(self.config, sign)
+        self.edges(sent)
+        if sign in "HG":  # the replicated part of each implicit filter
+            numbers = model.hyena_order * model.hyena_filter_order * self.whole
+            sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
+        for message in [] if exchange == "local" else mixer_class(sign).messages(model, exchange):
+            self.message(sent, message)
+
+    def message(self, sent: Sent, message: Message) -> None:
+        """One exchange of the context ranks, and its way back."""
+        size = 4 if message.wide else self.product_bytes
+        size *= message.numbers // self.tensor * self.config.train.micro_batch_size
+        if message.kind == "halo":
+            sent.forward += size * self._held(message.width, self.context - 1 - self.rank)
+            sent.backward += size * self._held(message.width, self.rank)
+            return
+        if message.kind == "gather":
+            size *= (self.context - 1) * (self.length if message.width else 1)
+        else:
+            size = size * self.length * (self.context - 1) // self.context
+        sent.forward += size
+        sent.backward += size
+
+    def _held(self, width: int, neighbours: int) -> int:
+        """Positions of a halo that lie on the `neighbours` nearest ranks, each rank's its own."""
+        return min(width, neighbours * self.length)
+
+    def ends(self, sent: Sent, again: bool) -> None:
+        """Embedding, entry of the head, and the three reductions of the cross-entropy."""
+        sent.forward += self.leave(4) + self.enter()
+        sent.backward += self.stream(GATHER, 4) if self.sequence else 0
+        sent.backward += self.stream(SCATTER if self.sequence else REDUCE, 4)
+        losses = self.length * self.config.train.micro_batch_size
+        reduced = 3 * REDUCE * (self.tensor - 1) * losses * 4 // self.tensor
+        sent.forward += reduced * (2 if again else 1)

@@ -19,7 +19,7 @@ def describe(config: Config, world_size: int) -> str:
     ranks = max(world_size, parallel.tensor * parallel.context)
     check_layout(config, ranks)
     data_size = ranks // (parallel.tensor * parallel.context)
-    costs = cost(config, data_size)
+    costs = cost(config, data_size * parallel.context)
     tokens = config.train.global_batch_size * config.data.sequence_length
     flops = costs.flops_per_token * tokens * config.train.steps
     rows = {

@@ -59,8 +59,8 @@ def flops_per_token(config: HyenaGLTConfig, length: int) -> float:
     return 3 * (2 * matrices + mixing)
 
 
-def cost(config: Config, data_size: int) -> Cost:
-    """Cost of `config` with `data_size` data-parallel ranks."""
+def cost(config: Config, replicas: int) -> Cost:
+    """Cost of `config` on as many `replicas` of each tensor rank (data times context)."""
     parallel, model = config.parallel, meta_model(config.model)
     sizes = [
         (p.numel(), p.numel() if cut_of(p).dim is None else p.numel() // parallel.tensor)
@@ -69,7 +69,7 @@ def cost(config: Config, data_size: int) -> Cost:
     total, local = (sum(column) for column in zip(*sizes, strict=True))
     # fp32 numbers per parameter: weight, gradient, two moments, ZeRO's flat copy of the weights.
     numbers = (1, 1, 2, 1 if parallel.zero_stage else 0)
-    shares = [data_size if parallel.zero_stage >= stage else 1 for stage in (3, 2, 1, 1)]
+    shares = [replicas if parallel.zero_stage >= stage else 1 for stage in (3, 2, 1, 1)]
     bytes_each = sum(4 * count / share for count, share in zip(numbers, shares, strict=True))
     return Cost(
         parameters=total,

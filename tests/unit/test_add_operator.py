@@ -92,7 +92,7 @@ def test_it_is_causal(sign: str) -> None:
 
 def test_it_is_counted(sign: str) -> None:
     config = small_config(sign)
-    found = cost(Config(model=config), data_size=1)
+    found = cost(Config(model=config), replicas=1)
     assert found.parameters == sum(p.numel() for p in HyenaGLT(config).parameters())
     matrices = 256 * 8 + 2 * 8 * 8 + 3 * 12 * 8
     assert flops_per_token(config, 1000) == 3 * (2 * matrices + 4 * 8)

@@ -86,7 +86,7 @@ def test_zero_stages_share_out_the_state() -> None:
     per_parameter = {0: 16, 1: 20 - 12 * 3 / 4, 2: 20 - 16 * 3 / 4, 3: 20 / 4}
     for stage, size in per_parameter.items():
         config = Config(model=model, parallel=ParallelSection(zero_stage=stage))
-        found = cost(config, data_size=4)
+        found = cost(config, replicas=4)
         assert found.state_gb * GIB / found.parameters == pytest.approx(size), stage
 
 

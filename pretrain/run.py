@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
-from megatron_hyena.config import Config, save_config
-from megatron_hyena.config.exchange import exchange_of
+from megatron_hyena.config import Config, exchange_of, save_config
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.saving import resume
 from megatron_hyena.errors import UserError
@@ -51,13 +51,18 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
             logging = Logging(config, log, meter, start, main)
             train(engine, batches, [logging, validation, stopping, Saving(config, engine, meter)])
         if main:
-            _conclude(config, folder, engine.step, start, validation.loss, meter.overall())
+            figures = {
+                "valid_loss": validation.loss,
+                "tokens_per_second": meter.overall(),
+                "sent_bytes_per_step": logging.sent,
+            }
+            _conclude(config, folder, engine.step, start, figures)
     return UNFINISHED_STATUS if stopping.interrupted else 0
 
 
 def build_engine(config: Config, process: Process) -> Engine:
     """The model of this rank under DeepSpeed; weights from `run.seed`."""
-    mesh = build_mesh(config.parallel.tensor, config.parallel.context)
+    mesh = build_mesh(config.parallel.tensor, config.parallel.context, process.timeout)
     exchanges = {sign: exchange_of(config, sign) for sign in config.model.signs}
     provider = MegatronProvider(mesh, config.parallel.sequence, exchanges)
     recompute = config.parallel.recompute
@@ -82,9 +87,7 @@ def _only_run_in(folder: Path, process: Process) -> Iterator[None]:
         yield
 
 
-def _conclude(
-    config: Config, folder: Path, step: int, start: int, valid_loss: float | None, speed: float
-) -> None:
+def _conclude(config: Config, folder: Path, step: int, start: int, figures: dict[str, Any]) -> None:
     """Say how the run ended; write `summary.json` if it went to its end just now."""
     steps = config.train.steps
     if step < steps:
@@ -92,17 +95,17 @@ def _conclude(
     elif start == steps:
         write_line(f"nothing to do: all {steps} steps are done")
     else:
-        _write_summary(config, folder, valid_loss, speed)
+        _write_summary(config, folder, figures)
 
 
-def _write_summary(config: Config, folder: Path, valid_loss: float | None, speed: float) -> None:
+def _write_summary(config: Config, folder: Path, figures: dict[str, Any]) -> None:
+    valid_loss = figures["valid_loss"]
     records, parallel = read_metrics(folder / METRICS_FILE), config.parallel
     summary = {
         "steps": config.train.steps,
         "train_loss": records[-1]["loss"] if records else None,
-        "valid_loss": valid_loss,
         "valid_bits_per_base": None if valid_loss is None else bits_per_base(valid_loss),
-        "tokens_per_second": speed,
+        **figures,
         "peak_memory_gb": peak_memory_gb(),
         "parameters": sum(p.numel() for p in meta_model(config.model).parameters()),
         "layout": {

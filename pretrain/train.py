@@ -10,12 +10,11 @@ saves after the current step and exits with status 85; the same command goes on.
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from megatron_hyena.errors import UserError
+from megatron_hyena.runtime.failure import FailureBoard
 from megatron_hyena.runtime.parent import end_with_parent
 from pretrain.signals import StopRequest
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train (or describe) one run; 0 done, 85 stopped and saved, 2 after a user's mistake."""
+    """Train (or describe) one run; 0 done, 85 stopped and saved, 2 a user's mistake, 1 failed."""
     parser = argparse.ArgumentParser(prog="pretrain.train", description=__doc__.splitlines()[0])
     parser.add_argument("config", help="the run's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     from megatron_hyena.config import load_config
 
-    stop = StopRequest()
+    stop, board = StopRequest(), FailureBoard()
     try:
         config = load_config(arguments.config, arguments.overrides)
         if arguments.dry_run:
@@ -42,28 +41,19 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_parent()
-        return train_run(config, stop.install())
-    except UserError as error:
-        return _report(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _report(f"the disk is full ({error}); free some space and start the command again")
+        return train_run(config, stop.install(), board)
+    except Exception as error:
+        return board.report(error)
 
 
-def _report(sentence: str) -> int:
-    """Print it once on each machine; the exit status of a mistake."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {sentence}", file=sys.stderr)
-    return 2
-
-
-def train_run(config: Config, stop: StopRequest) -> int:
+def train_run(config: Config, stop: StopRequest, board: FailureBoard) -> int:
     """Check what can be checked, join the ranks, train, leave."""
     from megatron_hyena.checkpoint.start import find_start
     from megatron_hyena.config import check_layout
     from megatron_hyena.runtime.console import quiet_libraries
     from megatron_hyena.runtime.process import (
+        collective_timeout,
+        join_store,
         start_process,
         stop_process,
         world_size_from_environment,
@@ -71,16 +61,18 @@ def train_run(config: Config, stop: StopRequest) -> int:
     from pretrain.data import open_data
 
     check_layout(config, world_size_from_environment())
+    timeout = collective_timeout()
     find_start(config)
     data = open_data(config)
     quiet_libraries()
+    store = join_store(timeout)
+    board.watch(store)
     from pretrain.run import run
 
-    process = start_process()
-    try:
-        return run(config, process, data, stop)
-    finally:
-        stop_process()
+    status = run(config, start_process(store, timeout), data, stop)
+    board.close()
+    stop_process()
+    return status
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ globals.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_hyena.parallel.cpu import enable_megatron_on_cpu
 from megatron_hyena.parallel.traffic import Traffic
+
+TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,16 @@ class Mesh:
         return dist.get_world_size(self.replicas)
 
 
-def build_mesh(tensor: int, context: int = 1) -> Mesh:
-    """Split the default process group; its size must be a multiple of tensor x context."""
+def build_mesh(tensor: int, context: int = 1, timeout: timedelta = TIMEOUT) -> Mesh:
+    """Split the default process group; its size must be a multiple of tensor x context.
+
+    A rank that waits longer than `timeout` for others of a group fails instead of hanging.
+    """
     enable_megatron_on_cpu()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor, context_parallel_size=context
+        tensor_model_parallel_size=tensor,
+        context_parallel_size=context,
+        distributed_timeout_minutes=timeout.total_seconds() / 60,
     )
     return Mesh(
         tensor=parallel_state.get_tensor_model_parallel_group(),

@@ -13,9 +13,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from megatron_hyena.errors import UserError
 from megatron_hyena.runtime.allocator import keep_freed_memory
 
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT_VARIABLE, TIMEOUT_SECONDS = "MEGATRON_HYENA_TIMEOUT", 600.0
+"""How long a rank waits for the others: the environment variable, in seconds, and its default."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Process:
     Attributes:
         rank, world_size: place among all ranks.
         device: where its tensors live.
+        timeout: how long it waits for the others.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    timeout: timedelta
 
     @property
     def is_main(self) -> bool:
@@ -42,8 +46,47 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_process(timeout: timedelta = TIMEOUT) -> Process:
-    """Choose the device and join the default process group.
+def collective_timeout() -> timedelta:
+    """How long a rank waits for the others before it fails instead of hanging.
+
+    Raises UserError where the environment variable is not a positive number of seconds.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, "") or str(TIMEOUT_SECONDS)
+    try:
+        timeout = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        timeout = timedelta(0)
+    if timeout <= timedelta(0):
+        raise UserError(
+            f"the environment variable {TIMEOUT_VARIABLE} is {text!r}; give a number of seconds "
+            "above 0, or unset it"
+        )
+    return timeout
+
+
+def hosts_store() -> bool:
+    """Whether the store of this run is in this process: without torchrun, rank 0 holds it."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return os.environ.get("RANK") == "0" and not agent
+
+
+def join_store(timeout: timedelta) -> dist.Store:
+    """The store at which the ranks meet; waits up to `timeout` for its host, not for the ranks."""
+    if "RANK" not in os.environ:
+        return dist.HashStore()
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=hosts_store(),
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    # A store of torchrun outlives a restart of the ranks.
+    return dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def start_process(store: dist.Store, timeout: timedelta) -> Process:
+    """Choose the device and join the default process group through `store`.
 
     A rank that waits longer than `timeout` for the others fails instead of hanging.
     """
@@ -58,13 +101,9 @@ def start_process(timeout: timedelta = TIMEOUT) -> Process:
     else:
         device, backend = torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or default_threads()))
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(
-            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
-        )
-    return Process(rank, world_size, device)
+    world_size = world_size if "RANK" in os.environ else 1
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    return Process(rank, world_size, device, timeout)
 
 
 def default_threads() -> int:

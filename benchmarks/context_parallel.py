@@ -108,7 +108,9 @@ def compare_memory(rounds: int) -> tuple[str, bool]:
     ratio = peaks[4] / peaks[1]
     rows = [[f"CP {size}", f"{peak / 2**20:,.0f}", ""] for size, peak in peaks.items()]
     rows.append(["CP 4 / CP 1 (bar 0.32)", "", f"{ratio:.3f}"])
-    return table(["[SMLA]2, d = 128, L = 16,384", "peak MiB of a rank", "ratio"], rows), ratio <= 0.32
+    return table(
+        ["[SMLA]2, d = 128, L = 16,384", "peak MiB of a rank", "ratio"], rows
+    ), ratio <= 0.32
 
 
 def _peak(length: int, size: int) -> int:

@@ -1,4 +1,4 @@
-"""Gloo ranks of this machine for a benchmark: each runs one function, rank 0's result comes back."""
+"""Gloo ranks of this machine for a benchmark: each runs one function; the results come back."""
 
 from __future__ import annotations
 

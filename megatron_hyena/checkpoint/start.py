@@ -12,8 +12,11 @@ from megatron_hyena.checkpoint.format import (
     read_manifest,
     resolve_checkpoint,
 )
-from megatron_hyena.config import Config
+from megatron_hyena.config import Config, config_dict
 from megatron_hyena.errors import UserError
+
+PLACE = (("train", "global_batch_size"), ("data", "sequence_length"), ("data", "pack"))
+"""Keys without which a number of sequences is no place in the data."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ def find_start(config: Config) -> Start | None:
 
     Raises:
         UserError: none at the path given, an incomplete one, or one of another architecture,
-            batch size or sequence length.
+            batch size or sequence length, or of packed sequences and this one is not.
     """
     wanted = config.checkpoint.resume
     if wanted == "none":
@@ -48,8 +51,10 @@ def find_start(config: Config) -> Start | None:
 
 
 def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
-    for section, key in (("train", "global_batch_size"), ("data", "sequence_length")):
-        saved, asked = manifest.run[section][key], getattr(getattr(config, section), key)
+    defaults = config_dict(Config())  # of a key that the saving version did not have
+    for section, key in PLACE:
+        saved = manifest.run[section].get(key, defaults[section][key])
+        asked = getattr(getattr(config, section), key)
         if saved != asked:
             raise UserError(
                 f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "

@@ -29,7 +29,7 @@ def test_counters_equal_the_prediction(counted, name):
 
 @pytest.mark.parametrize("name", ["cp4", "tp2spcp2"])
 def test_the_modal_state_stays_below_its_bound(counted, name):
-    """LI: the hand-off sends at most 128 (N - 1) B D bytes, and the featurizer its two positions."""
+    """LI: the hand-off sends at most 128 (N - 1) B D bytes beside the featurizer's halo."""
     config = configure(name)
     ranks, width = config.parallel.context, 32 // config.parallel.tensor
     bound = 128 * (ranks - 1) * 2 * width

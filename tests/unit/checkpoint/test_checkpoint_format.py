@@ -156,3 +156,22 @@ def test_where_a_run_starts(tmp_path):
         start_of(str(tmp_path / "nowhere"))
     (newer / MANIFEST).unlink()
     assert start_of("auto").folder == older
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("train", "global_batch_size", 16), ("data", "sequence_length", 512), ("data", "pack", True)],
+)
+def test_a_place_in_the_data_holds_for_the_same_order_only(tmp_path, section, key, value):
+    config = Config(run=RunSection(output_dir=str(tmp_path)))
+    path = make(tmp_path / "checkpoints", 3, config)
+    changed = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+    with pytest.raises(UserError, match=rf"saved with {section}\.{key}=.*, now {value}, so"):
+        find_start(changed)
+    # Saved by a version that had no such key yet: it has the value it had then, the default.
+    manifest = json.loads((path / MANIFEST).read_text())
+    del manifest["run"][section][key]
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    assert find_start(config) is not None
+    with pytest.raises(UserError, match=rf"now {value}, so"):
+        find_start(changed)

@@ -31,15 +31,17 @@ class Sign:
 
 SIGNS: dict[str, Sign] = {
     "S": Sign(
-        "megatron_hyena.layers.hyena:HyenaSE",
+        "megatron_hyena.layers.striped:HyenaSE",
         "Hyena-SE, short explicit filter",
         ("halo", "all_to_all"),
     ),
     "M": Sign(
-        "megatron_hyena.layers.hyena:HyenaMR", "Hyena-MR, 128 decayed taps", ("halo", "all_to_all")
+        "megatron_hyena.layers.striped:HyenaMR",
+        "Hyena-MR, 128 decayed taps",
+        ("halo", "all_to_all"),
     ),
     "L": Sign(
-        "megatron_hyena.layers.hyena:HyenaLI",
+        "megatron_hyena.layers.striped:HyenaLI",
         "Hyena-LI, long modal filter",
         ("state", "all_to_all"),
     ),

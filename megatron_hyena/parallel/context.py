@@ -2,21 +2,20 @@
 
 A transfer starts in one autograd node and ends in another. Autograd runs the nodes of a graph from
 the last made to the first, so the backward of what was computed between the two hides the way back
-as it hid the way there. All of them are made of two collectives, all-gather and all-to-all with
-unequal parts, on gloo and NCCL alike: every rank takes part in each, so none can wait for a message
-that no one sends.
+as it hid the way there. What is sent and received is `parallel.transfers`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megatron_hyena.layers.provider import Pending
-from megatron_hyena.parallel.traffic import Direction, Traffic
+from megatron_hyena.parallel.traffic import Traffic
+from megatron_hyena.parallel.transfers import Gather, Halo, Ranks, Switch, Transfer
 
 
 class ContextRanks:
@@ -28,45 +27,25 @@ class ContextRanks:
     """
 
     def __init__(self, group: dist.ProcessGroup, traffic: Traffic, kind: str) -> None:
-        self.group, self.traffic, self.kind = group, traffic, kind
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.ranks = Ranks(group, traffic, kind)
+        self.rank, self.size = self.ranks.rank, self.ranks.size
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
         """See `Context.halo`."""
-        return _start(x, _Halo(self, width, dim))
+        return _start(x, Halo(self.ranks, width, dim))
 
     def gather(self, x: Tensor) -> Pending:
         """See `Context.gather`."""
-        return _start(x, _Gather(self))
+        return _start(x, Gather(self.ranks))
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
         """See `Context.switch`."""
-        return _start(x, _Switch(self, cut, join)).wait()
+        return _start(x, Switch(self.ranks, cut, join)).wait()
 
     def sum(self, x: Tensor) -> Tensor:
         """See `Context.sum`."""
-        total: Tensor = _Sum.apply(x, self.group)
+        total: Tensor = _Sum.apply(x, self.ranks.group)
         return total
-
-
-class Transfer(Protocol):
-    """One exchange. The two directions are called in turn, perhaps without the second."""
-
-    def send(self, x: Tensor) -> None:
-        """Start to send what others need of x."""
-        ...
-
-    def receive(self) -> Tensor:
-        """What arrived."""
-        ...
-
-    def send_back(self, gradient: Tensor) -> None:
-        """Start to send the gradient of what arrived to where it came from."""
-        ...
-
-    def receive_back(self) -> Tensor:
-        """The gradient of x."""
-        ...
 
 
 def _start(x: Tensor, transfer: Transfer) -> Pending:
@@ -120,139 +99,3 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
-
-
-class _Exchange:
-    """What transfers share: one collective in flight, whose bytes are counted."""
-
-    def __init__(self, ranks: ContextRanks) -> None:
-        self.ranks = ranks
-        self.work: dist.Work | None = None
-        self.arriving = torch.empty(0)
-        self.leaving = torch.empty(0)
-
-    def all_to_all(self, parts: list[Tensor], sizes: list[int], direction: Direction) -> None:
-        """Start to send parts[q] to rank q, and to receive sizes[q] numbers from it."""
-        self.leaving = torch.cat([part.reshape(-1) for part in parts])
-        self.arriving = self.leaving.new_empty(sum(sizes))
-        lengths = [part.numel() for part in parts]
-        self.work = dist.all_to_all_single(
-            self.arriving, self.leaving, sizes, lengths, group=self.ranks.group, async_op=True
-        )
-        others = self.leaving.numel() - lengths[self.ranks.rank]
-        self.count(others * self.leaving.element_size(), direction)
-
-    def count(self, sent: int, direction: Direction) -> None:
-        """Bytes sent by this rank."""
-        self.ranks.traffic.add(self.ranks.kind, direction, sent)
-
-    def arrived(self) -> Tensor:
-        """The buffer of the collective in flight, once it is full."""
-        assert self.work is not None
-        self.work.wait()
-        self.work, buffer = None, self.arriving
-        self.arriving = self.leaving = buffer.new_empty(0)
-        return buffer
-
-
-class _Halo(_Exchange):
-    """The `width` positions before the stretch, from as many ranks as hold them.
-
-    Rank r + d needs the last min(l, width - (d - 1) l) positions of rank r.
-    """
-
-    def __init__(self, ranks: ContextRanks, width: int, dim: int) -> None:
-        super().__init__(ranks)
-        self.width, self.dim = width, dim
-
-    def widths(self, length: int) -> tuple[list[int], list[int]]:
-        """Positions sent to each rank, and received from each."""
-        rank, size = self.ranks.rank, self.ranks.size
-
-        def between(distance: int) -> int:
-            return min(length, max(0, self.width - (distance - 1) * length)) if distance > 0 else 0
-
-        return [between(q - rank) for q in range(size)], [between(rank - q) for q in range(size)]
-
-    def send(self, x: Tensor) -> None:
-        x = x.movedim(self.dim, -1)
-        self.shape, length = x.shape, x.shape[-1]
-        self.sent, self.received = self.widths(length)
-        self.rows = x.numel() // length
-        parts = [x[..., length - w :] for w in self.sent]
-        self.all_to_all(parts, [self.rows * w for w in self.received], "forward")
-
-    def receive(self) -> Tensor:
-        parts = self.arrived().split([self.rows * w for w in self.received])
-        halo = parts[0].new_zeros(*self.shape[:-1], self.width)
-        at = self.width - sum(self.received)
-        for part, w in zip(parts, self.received, strict=True):
-            halo[..., at : at + w] = part.view(*self.shape[:-1], w)
-            at += w
-        return halo.movedim(-1, self.dim)
-
-    def send_back(self, gradient: Tensor) -> None:
-        gradient = gradient.movedim(self.dim, -1)
-        edge = self.width - sum(self.received)
-        parts = gradient[..., edge:].split(self.received, dim=-1)
-        self.all_to_all(list(parts), [self.rows * w for w in self.sent], "backward")
-
-    def receive_back(self) -> Tensor:
-        parts = self.arrived().split([self.rows * w for w in self.sent])
-        gradient = parts[0].new_zeros(self.shape)
-        for part, w in zip(parts, self.sent, strict=True):
-            gradient[..., self.shape[-1] - w :] += part.view(*self.shape[:-1], w)
-        return gradient.movedim(-1, self.dim)
-
-
-class _Gather(_Exchange):
-    """Every rank's x; back, each rank's share of the gradients is sent to it and summed."""
-
-    def send(self, x: Tensor) -> None:
-        self.leaving = x.contiguous()
-        self.shape = (self.ranks.size, *x.shape)
-        self.arriving = x.new_empty(self.shape)
-        rows = list(self.arriving.unbind(0))
-        self.work = dist.all_gather(rows, self.leaving, group=self.ranks.group, async_op=True)
-        self.count((self.ranks.size - 1) * x.numel() * x.element_size(), "forward")
-
-    def receive(self) -> Tensor:
-        return self.arrived()
-
-    def send_back(self, gradient: Tensor) -> None:
-        sizes = [gradient[0].numel()] * self.ranks.size
-        self.all_to_all(list(gradient), sizes, "backward")
-
-    def receive_back(self) -> Tensor:
-        return self.arrived().view(self.shape).sum(0)
-
-
-class _Switch(_Exchange):
-    """Parts of dimension `cut` go to their ranks; what comes is joined along `join`."""
-
-    def __init__(self, ranks: ContextRanks, cut: int, join: int) -> None:
-        super().__init__(ranks)
-        self.cut, self.join = cut, join
-
-    def start(self, x: Tensor, cut: int, direction: Direction) -> None:
-        """Send the parts of `cut`."""
-        parts = x.chunk(self.ranks.size, dim=cut)
-        self.part = parts[0].shape
-        self.all_to_all(list(parts), [parts[0].numel()] * self.ranks.size, direction)
-
-    def joined(self, join: int) -> Tensor:
-        """What came, side by side along `join`."""
-        parts = self.arrived().view(self.ranks.size, *self.part)
-        return torch.cat(parts.unbind(0), dim=join)
-
-    def send(self, x: Tensor) -> None:
-        self.start(x, self.cut, "forward")
-
-    def receive(self) -> Tensor:
-        return self.joined(self.join)
-
-    def send_back(self, gradient: Tensor) -> None:
-        self.start(gradient, self.join, "backward")
-
-    def receive_back(self) -> Tensor:
-        return self.joined(self.cut)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_hyena.config import SIGNS, HyenaGLTConfig
-from megatron_hyena.layers.hyena import HyenaLI, HyenaMR
+from megatron_hyena.layers.striped import HyenaLI, HyenaMR
 from megatron_hyena.layers.parameter import cut_of, initialise
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.model.hyena_glt import mixer_class

@@ -2,82 +2,185 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
 import pytest
 import torch
 
 from megatron_hyena.checkpoint.dense import load_dense
 from megatron_hyena.layers.parameter import cut_of
-from tests.parallel.checkpoint_cases import resume_and_go_on, save_and_go_on, save_often
-from tests.parallel.engine_cases import EVEN, ODD, layout
+from megatron_hyena.model.hyena_glt import HyenaGLT
+from tests.parallel.checkpoint_cases import (
+    GONE_ON,
+    SAVED,
+    Job,
+    resume_and_go_on,
+    save_and_go_on,
+    save_often,
+    write_corpus,
+)
+from tests.parallel.engine_cases import Run, configure
 from tests.parallel.ranks import run_ranks
 
 pytestmark = pytest.mark.parallel
 
-SAVES = {f"dp2-zero{stage}": layout(ODD, zero=stage) for stage in range(4)} | {
-    "tp2sp-zero1": layout(EVEN, 2, True, parallel_recompute="block"),
-    "tp2sp-zero3": layout(EVEN, 2, True, 3),
-}
-OTHER_LAYOUT = {
-    "tp2sp-zero1 as dp2-zero2": ("tp2sp-zero1", layout(EVEN, zero=2)),
-    "tp2sp-zero3 as dp2-zero1": ("tp2sp-zero3", layout(EVEN, zero=1)),
-    "dp2-zero3 as dp2-zero1": ("dp2-zero3", layout(ODD, zero=1, micro=1)),
-    "dp2-zero0 as dp2-zero3": ("dp2-zero0", layout(ODD, zero=3)),
-}
+LOSS, NORM = 1e-6, 2e-6
+"""Relative deviations allowed of a run that goes on in another layout."""
+SAME = [
+    *(Run(data=2, zero=stage, model="odd") for stage in range(4)),
+    Run(context=2, zero=3, model="odd"),
+    Run(tensor=2, sequence=True, zero=1, recompute="block"),
+    Run(tensor=2, sequence=True, zero=3),
+]
+"""Saved, and gone on with in the same layout."""
+ODD_CHANGES = [
+    (Run(data=2, zero=0, model="odd"), Run(data=2, zero=3, model="odd")),
+    (Run(data=2, zero=3, model="odd"), Run(context=2, zero=1, pieces=2, model="odd")),
+]
+"""ZeRO 3 pads its shares of these weights."""
+LAYOUTS = [
+    Run(tensor=2, context=2, sequence=True, zero=3, recompute="block"),
+    Run(context=4, zero=1),
+    Run(data=4, zero=2, pieces=2),
+    Run(tensor=4, sequence=True, zero=1),
+    Run(tensor=2, data=2, sequence=True, zero=3),
+    Run(context=2, data=2, zero=0, recompute="SA"),
+    Run(zero=1, pieces=2),
+]
+"""Six of four ranks, and a single rank."""
+RING = list(zip(LAYOUTS, [*LAYOUTS[1:], LAYOUTS[0]], strict=True))
+CHANGES = [*ODD_CHANGES, *RING]
+"""(saved, gone on with); in the ring each layout is once on either side."""
+MATRIX = list(product(LAYOUTS, LAYOUTS))
+BEGUN = {run: Job(run, str(run), seed) for seed, run in enumerate([*SAME, *LAYOUTS])}
+"""Every saved run has weights and data of its own."""
+
+
+def going_on(saved, run):
+    """The layout `run` for what was begun in the layout `saved`."""
+    return replace(BEGUN[saved], run=run)
+
+
+def each(pairs):
+    names = [f"{saved} as {run}" for saved, run in pairs]
+    return pytest.mark.parametrize(("saved", "run"), pairs, ids=names)
+
+
+def on_ranks(function, jobs, folder, path, timeout=500):
+    """{job: [Continued of each rank]}; the jobs of one size on the same, fresh processes."""
+    results: dict = {}
+    for size in sorted({job.run.size for job in jobs}):
+        mine = [job for job in jobs if job.run.size == size]
+        ranks = run_ranks(function, size, path / f"of_{size}", mine, folder, timeout=timeout)
+        results |= {job: [rank[job] for rank in ranks] for job in mine}
+    return results
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+    """Of the shards and all runs."""
+    path = tmp_path_factory.mktemp("runs")
+    write_corpus(path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def saved(folder, tmp_path_factory):
-    return run_ranks(
-        save_and_go_on, 2, tmp_path_factory.mktemp("ranks"), SAVES, folder, timeout=240
-    )
+def before(folder, tmp_path_factory):
+    """{job: the run around its checkpoint, rank by rank}."""
+    path = tmp_path_factory.mktemp("saving")
+    return on_ranks(save_and_go_on, list(BEGUN.values()), folder, path)
 
 
 @pytest.fixture(scope="module")
-def resumed(folder, saved, tmp_path_factory):
-    """In fresh processes."""
-    resumes = {name: (name, overrides) for name, overrides in SAVES.items()} | OTHER_LAYOUT
-    ranks = tmp_path_factory.mktemp("ranks")
-    return run_ranks(resume_and_go_on, 2, ranks, resumes, folder, timeout=240)
+def after(folder, before, tmp_path_factory):
+    """{job: what went on, rank by rank}."""
+    path = tmp_path_factory.mktemp("resuming")
+    jobs = [going_on(*pair) for pair in [*((run, run) for run in SAME), *CHANGES]]
+    return on_ranks(resume_and_go_on, jobs, folder, path)
 
 
-@pytest.mark.parametrize("name", SAVES)
-def test_resuming_is_equal_to_the_bit(saved, resumed, name):
-    for before, after in zip(saved, resumed, strict=True):
-        assert after[name].figures == before[name].figures
-        for key, weight in before[name].last_weights.items():
-            assert torch.equal(after[name].last_weights[key], weight), key
+def whole(job, ranks, field="state"):
+    """{kind/name: tensor} put together from tensor ranks; all copies must agree to the bit."""
+    model = HyenaGLT(configure(job.run, job.keys(Path())).model)
+    cuts = {name: cut_of(parameter) for name, parameter in model.named_parameters()}
+    full = {}
+    for key in getattr(ranks[0], field):
+        cut, parts = cuts[key.split("/")[1]], [getattr(rank, field)[key] for rank in ranks]
+        for at, part in enumerate(parts):
+            assert torch.equal(part, parts[0 if cut.dim is None else at % job.run.tensor]), key
+        full[key] = cut.join(parts[: job.run.tensor])
+    assert len(full) == 3 * len(cuts)  # weights and two moments
+    return full
 
 
-@pytest.mark.parametrize("name", OTHER_LAYOUT)
-def test_another_layout_goes_on_alike(saved, resumed, name):
-    source = OTHER_LAYOUT[name][0]
-    for before, after in zip(saved, resumed, strict=True):
-        assert after[name].figures == [
-            pytest.approx(figures, rel=1e-5) for figures in before[source].figures
-        ]
-        assert after[name].figures[0][0] == pytest.approx(before[source].figures[0][0], rel=1e-6)
+def check_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.equal(found[key], tensor), key
 
 
-@pytest.mark.parametrize("name", SAVES)
-def test_the_dense_model_of_a_checkpoint_has_its_weights(saved, folder, name):
-    model, found = load_dense(folder / name)
-    assert found == folder / name / "checkpoints" / "step_00000003"
-    ranks = saved if name.startswith("tp2") else saved[:1]
+def check_going_on(saved, run, begun, gone_on):
+    """The state that was saved, to the bit; then the losses and norms of the run that went on."""
+    start, job = BEGUN[saved], going_on(saved, run)
+    check_equal(whole(job, gone_on), whole(start, begun))
+    wanted = begun[0].figures
+    assert len(wanted) == GONE_ON
+    for rank in gone_on:
+        assert [loss for loss, _ in rank.figures] == pytest.approx([x for x, _ in wanted], rel=LOSS)
+        assert [norm for _, norm in rank.figures] == pytest.approx([x for _, x in wanted], rel=NORM)
+
+
+@each([(run, run) for run in SAME])
+def test_the_same_layout_goes_on_equal_to_the_bit(before, after, saved, run):
+    begun, gone_on = before[BEGUN[saved]], after[going_on(saved, run)]
+    for old, new in zip(begun, gone_on, strict=True):
+        check_equal(new.state, old.state)
+        assert new.figures == old.figures
+        check_equal(new.last_state, old.last_state)
+
+
+@each(CHANGES)
+def test_another_layout_goes_on_alike(before, after, saved, run):
+    check_going_on(saved, run, before[BEGUN[saved]], after[going_on(saved, run)])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_layout_goes_on_from_every_other(before, folder, tmp_path):
+    jobs = [going_on(*pair) for pair in MATRIX]
+    results = on_ranks(resume_and_go_on, jobs, folder, tmp_path, timeout=3000)
+    for saved, run in MATRIX:
+        check_going_on(saved, run, before[BEGUN[saved]], results[going_on(saved, run)])
+
+
+def test_runs_differ_and_move(before):
+    """Otherwise going on would prove little."""
+    figures = [ranks[0].figures for ranks in before.values()]
+    for one in figures:
+        for other in figures:
+            assert one is other or abs(one[0][0] / other[0][0] - 1) > 1e-5
+    for job, ranks in before.items():
+        last = whole(job, ranks, "last_state")
+        for key, tensor in whole(job, ranks).items():
+            assert not torch.equal(tensor, last[key]), key
+
+
+@pytest.mark.parametrize("run", BEGUN, ids=str)
+def test_the_dense_model_of_a_checkpoint_has_its_weights(before, folder, run):
+    job = BEGUN[run]
+    model, found = load_dense(folder / job.name)
+    assert found == folder / job.name / "checkpoints" / f"step_{SAVED:08d}"
+    saved = whole(job, before[job])
     for key, parameter in model.named_parameters():
-        whole = cut_of(parameter).join([rank[name].weights[key] for rank in ranks])
-        assert torch.equal(parameter, whole), key
+        assert torch.equal(parameter, saved[f"weight/{key}"]), key
 
 
-def test_the_newest_two_are_kept_and_leftovers_removed(tmp_path):
-    overrides = [*layout(EVEN, 2, True), "checkpoint.keep=2"]
-    first, second, third, again = run_ranks(
-        save_often, 2, tmp_path / "ranks", overrides, tmp_path / "run"
-    )[0]
+def test_the_newest_two_are_kept_and_leftovers_removed(folder, tmp_path):
+    job = Job(Run(tensor=2, sequence=True), "often", 0)
+    ranks = run_ranks(save_often, 2, tmp_path, job, 2, folder)
+    first, second, third, again = ranks[0]
     assert first == ["step_00000001"]
     assert second == ["step_00000001", "step_00000002"]
     assert third == again == ["step_00000002", "step_00000003"]

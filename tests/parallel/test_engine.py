@@ -1,111 +1,185 @@
-"""The engine trains like one dense process of plain torch, whatever the layout and ZeRO stage."""
+"""The engine trains like one dense process of plain torch, whatever the layout and ZeRO stage.
+
+Twenty steps in fp32. Layouts differ by the order of their sums only, about 3e-7 of a loss or norm;
+what is asserted leaves room for little more.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 
 import pytest
 import torch
 
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.hyena_glt import HyenaGLT
-from tests.parallel.engine_cases import EVEN, ODD, configure, layout, train_dense, train_on_ranks
+from tests.parallel.engine_cases import STEPS, Run, configure, train_dense, train_on_ranks
 from tests.parallel.ranks import run_ranks
 
 pytestmark = pytest.mark.parallel
 
+TWO_RANKS = [
+    Run(data=2, zero=0, pieces=2, model="odd"),
+    Run(data=2, zero=1, pieces=4, model="odd"),
+    Run(data=2, zero=2, model="odd"),
+    Run(data=2, zero=3, recompute="block", model="odd"),
+    Run(tensor=2, zero=0, recompute="SHA"),
+    Run(tensor=2, sequence=True, zero=1, packed=True),
+    Run(tensor=2, sequence=True, zero=3, recompute="block"),
+    Run(context=2, zero=0, packed=True, model="odd"),
+    Run(context=2, zero=1, pieces=8, model="small"),
+    Run(context=2, zero=2, recompute="MLW"),
+    Run(context=2, zero=1, precision="bf16"),
+    Run(tensor=2, sequence=True, zero=1, precision="bf16"),
+    Run(data=2, zero=3, precision="bf16", model="odd"),
+]
+CLIPPED = [Run(tensor=2, context=2, sequence=True, zero=z, pieces=2, steps=3) for z in range(4)]
+"""Three steps are enough to see a stage clip, and what the clipped step leads to."""
+FOUR_RANKS = [
+    Run(tensor=2, context=2, sequence=True, zero=3, packed=True, recompute="block"),
+    Run(context=4, zero=1, packed=True),
+    Run(context=2, data=2, zero=2, pieces=2, packed=True, model="odd"),
+    Run(tensor=2, data=2, sequence=True, zero=0),
+    *CLIPPED,
+]
+RUNS = TWO_RANKS + FOUR_RANKS
+FP32 = [run for run in RUNS if run.precision == "fp32"]
+BF16 = [run for run in RUNS if run.precision == "bf16"]
+LAYOUTS = [
+    Run(data=2),
+    Run(tensor=2),
+    Run(tensor=2, sequence=True),
+    Run(context=2),
+    Run(context=4),
+    Run(tensor=2, context=2, sequence=True),
+    Run(context=2, data=2),
+    Run(tensor=2, data=2, sequence=True),
+]
+FIRST_LOSS, LOSS, NORM, DISTANCE = 1e-6, 2e-6, 5e-6, 1e-4
+"""Relative deviations allowed: of the first loss, of the others, of gradient norms; of the final
+weights, by the distance that each moved."""
+dense = lru_cache(train_dense)
 
-TWO_RANKS = {f"dp2-zero{stage}": layout(ODD, zero=stage) for stage in range(4)} | {
-    "tp2-zero1": layout(EVEN, 2),
-    "tp2sp-zero0": layout(EVEN, 2, True, 0),
-    "tp2sp-zero1": layout(EVEN, 2, True, parallel_recompute="block"),
-    "tp2sp-zero3": layout(EVEN, 2, True, 3, parallel_recompute="block"),
-    "tp2sp-zero1-micro1": layout(EVEN, 2, True, micro=1),
-    "tp2sp-zero1-micro8": layout(EVEN, 2, True, micro=8),
-    "tp2sp-zero1-bf16": layout(EVEN, 2, True, train_precision="bf16"),
-    "dp2-zero3-bf16": layout(ODD, zero=3, train_precision="bf16"),
-}
-FOUR_RANKS = {f"tp2sp-dp2-zero{stage}": layout(EVEN, 2, True, stage) for stage in (0, 1, 3)}
-RUNS = TWO_RANKS | FOUR_RANKS
-FP32 = [name for name in RUNS if "bf16" not in name]
-BF16 = [name for name in RUNS if "bf16" in name]
+
+def every(runs):
+    return pytest.mark.parametrize("run", runs, ids=str)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """{run: [Trained of each rank]}."""
+def on_ranks(folder, runs, timeout=400):
+    """{run: [Trained of each rank]}; the runs of one size in one job."""
     results: dict = {}
-    for size, runs in ((2, TWO_RANKS), (4, FOUR_RANKS)):
-        ranks = run_ranks(train_on_ranks, size, tmp_path_factory.mktemp("ranks"), runs, timeout=300)
-        results |= {name: [rank[name] for rank in ranks] for name in runs}
+    for size in sorted({run.size for run in runs}):
+        mine = [run for run in runs if run.size == size]
+        ranks = run_ranks(train_on_ranks, size, folder / f"of_{size}", mine, timeout=timeout)
+        results |= {run: [rank[run] for rank in ranks] for run in mine}
     return results
 
 
 @pytest.fixture(scope="module")
-def dense():
-    models = {"odd": train_dense(ODD), "even": train_dense(EVEN)}
-    return {name: models["odd" if name.startswith("dp2") else "even"] for name in RUNS}
+def trained(tmp_path_factory):
+    return on_ranks(tmp_path_factory.mktemp("ranks"), RUNS)
 
 
 def relative(value, wanted):
     return abs(value - wanted) / abs(wanted)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_all_ranks_report_the_same(trained, name):
-    first, *others = trained[name]
-    for rank in others:
-        assert (rank.losses, rank.grad_norms, rank.valid_loss) == (
-            first.losses,
-            first.grad_norms,
-            first.valid_loss,
-        )
-
-
-@pytest.mark.parametrize("name", FP32)
-def test_losses_and_norms_are_the_dense_ones(trained, dense, name):
-    run, reference = trained[name][0], dense[name]
-    assert relative(run.losses[0], reference.losses[0]) <= 1e-6
+def check_figures(run, reference, name=""):
+    """First loss, every loss, every norm and the validation are the dense ones."""
+    assert relative(run.losses[0], reference.losses[0]) <= FIRST_LOSS, name
+    assert len(run.losses) == len(run.grad_norms) == len(reference.losses), name
     for loss, wanted in zip(run.losses, reference.losses, strict=True):
-        assert relative(loss, wanted) <= 1e-5
+        assert relative(loss, wanted) <= LOSS, name
     for norm, wanted in zip(run.grad_norms, reference.grad_norms, strict=True):
-        assert relative(norm, wanted) <= 1e-5
-    assert relative(run.valid_loss, reference.valid_loss) <= 1e-5
+        assert relative(norm, wanted) <= NORM, name
+    assert relative(run.valid_loss, reference.valid_loss) <= LOSS, name
 
 
-def test_the_reference_learns_and_clips(dense):
-    """Otherwise the comparison would prove little."""
-    for reference in dense.values():
-        assert reference.losses[-1] < reference.losses[0] - 0.2
-        assert min(reference.grad_norms) > 0.5
-
-
-@pytest.mark.parametrize("name", FP32)
-def test_final_weights_are_the_dense_ones(trained, dense, name):
-    config = configure(RUNS[name])
-    ranks = trained[name][: config.parallel.tensor]
+def check_weights(run, ranks, reference):
+    """Adam turns rounding in a gradient near zero into a step of its own: compare as a whole."""
+    config = configure(run)
     for key, parameter in HyenaGLT(config.model, seed=config.run.seed).named_parameters():
-        weight = cut_of(parameter).join([rank.weights[key] for rank in ranks])
-        wanted, start = dense[name].weights[key], parameter.detach()
-        # Adam turns rounding in a gradient near zero into a step of its own: compare as a whole,
-        # and relative to the distance moved.
-        assert (weight - wanted).norm() <= 1e-4 * (wanted - start).norm(), key
+        weight = cut_of(parameter).join([rank.weights[key] for rank in ranks[: run.tensor]])
+        moved = (reference.weights[key] - parameter.detach()).norm()
+        assert (weight - reference.weights[key]).norm() <= DISTANCE * moved, (str(run), key)
 
 
-def test_micro_batches_do_not_matter(trained):
-    ones, whole = trained["tp2sp-zero1-micro1"][0], trained["tp2sp-zero1-micro8"][0]
-    assert relative(ones.losses[0], whole.losses[0]) <= 1e-6
-    assert relative(ones.grad_norms[0], whole.grad_norms[0]) <= 1e-5
-    assert relative(ones.losses[-1], whole.losses[-1]) <= 1e-5
+def check_copies(ranks, name):
+    """Every rank reports the same figures, to the bit."""
+    first, *others = ranks
+    for rank in others:
+        assert rank.losses == first.losses, name
+        assert rank.grad_norms == first.grad_norms, name
+        assert rank.valid_loss == first.valid_loss, name
 
 
-@pytest.mark.parametrize("name", BF16)
-def test_bf16_is_near_fp32_over_fp32_state(trained, dense, name):
-    run, reference = trained[name][0], dense[name]
-    for loss, wanted in zip(run.losses, reference.losses, strict=True):
+@every(RUNS)
+def test_all_ranks_report_the_same(trained, run):
+    check_copies(trained[run], str(run))
+
+
+@every(FP32)
+def test_losses_and_norms_are_the_dense_ones(trained, run):
+    check_figures(trained[run][0], dense(run.model, run.packed, run.steps))
+
+
+@every(FP32)
+def test_final_weights_are_the_dense_ones(trained, run):
+    check_weights(run, trained[run], dense(run.model, run.packed, run.steps))
+
+
+def test_the_reference_learns_and_clips():
+    """Otherwise the comparison would prove little."""
+    for model, packed in {(run.model, run.packed) for run in RUNS}:
+        reference = dense(model, packed, STEPS)
+        assert reference.losses[-1] < reference.losses[0] - 1.5
+        assert min(reference.grad_norms) > 0.5
+        # Adam does not feel a constant factor on gradients; clipping must change from step to step.
+        assert max(reference.grad_norms) > 3 * min(reference.grad_norms)
+
+
+def test_documents_change_the_reference():
+    plain, packed = dense("even", False, STEPS), dense("even", True, STEPS)
+    assert max(map(relative, packed.grad_norms, plain.grad_norms)) > 1e-2
+
+
+def test_every_zero_stage_clips_by_the_same_norm(trained):
+    """The whole gradient's: over tensor ranks, replicas and micro-batches."""
+    norms = [trained[run][0].grad_norms for run in CLIPPED]
+    for of_stage in norms:
+        assert of_stage == pytest.approx(dense("even", False, 3).grad_norms, rel=1e-6)
+        assert of_stage == pytest.approx(norms[0], rel=1e-6)
+
+
+@every(BF16)
+def test_bf16_is_near_fp32_over_fp32_state(trained, run):
+    found, reference = trained[run][0], dense(run.model, run.packed, run.steps)
+    for loss, wanted in zip(found.losses, reference.losses, strict=True):
         assert relative(loss, wanted) <= 0.02
-    rounding = max(map(relative, run.grad_norms, reference.grad_norms))
+    rounding = max(map(relative, found.grad_norms, reference.grad_norms))
     assert rounding > 1e-4, "bfloat16 was not used"  # fp32 is below 1e-6
-    assert run.dtypes == {torch.float32}
-    modes = [w for name, w in run.weights.items() if "log_rate" in name or "residue" in name]
+    assert found.dtypes == {torch.float32}
+    modes = [w for name, w in found.weights.items() if "log_rate" in name or "residue" in name]
     assert len(modes) == 2
     for weight in modes:
         assert not torch.equal(weight, weight.bfloat16().float()), "rounded to bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@every(LAYOUTS)
+def test_matrix(tmp_path, run):
+    """The small model in one layout: ZeRO x recomputation x micro-batches x documents."""
+    axes = (range(4), ("none", "block"), (1, 8 // run.data), (False, True))
+    runs = [
+        replace(run, model="small", zero=z, recompute=r, pieces=n, packed=p)
+        for z, r, n, p in product(*axes)
+    ]
+    results = on_ranks(tmp_path, runs, timeout=3500)
+    for one in runs:
+        reference = dense(one.model, one.packed, one.steps)
+        check_copies(results[one], str(one))
+        check_figures(results[one][0], reference, str(one))
+        check_weights(one, results[one], reference)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from megatron_hyena.config import SIGNS, HyenaGLTConfig
-from megatron_hyena.layers.striped import HyenaLI, HyenaMR
 from megatron_hyena.layers.parameter import cut_of, initialise
 from megatron_hyena.layers.provider import DenseProvider
+from megatron_hyena.layers.striped import HyenaLI, HyenaMR
 from megatron_hyena.model.hyena_glt import mixer_class
 from tests.oracles.drawing import draw, small_config, small_mixer
 from tests.oracles.memory import Allocations

@@ -76,9 +76,9 @@ def _layer(width: int) -> Callable[[int], None]:
     import torch
 
     from megatron_hyena import HyenaGLTConfig
-    from megatron_hyena.layers.striped import HyenaLI
     from megatron_hyena.layers.parameter import initialise
     from megatron_hyena.layers.provider import DenseProvider
+    from megatron_hyena.layers.striped import HyenaLI
     from megatron_hyena.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()

@@ -94,5 +94,12 @@ def build_mesh(tensor: int, context: int = 1, timeout: timedelta = TIMEOUT) -> M
 
 
 def destroy_mesh() -> None:
-    """Forget the groups, so that another mesh can be built in this process."""
+    """End the groups, so that another mesh can be built in this process; all ranks call it.
+
+    Megatron-core forgets its groups but leaves them open, each with threads and connections.
+    """
+    dist.barrier()  # no rank is still using them
+    for group in parallel_state._global_process_group_list or []:
+        if isinstance(group, dist.ProcessGroup):
+            dist.destroy_process_group(group)
     parallel_state.destroy_model_parallel()

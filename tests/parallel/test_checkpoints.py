@@ -179,7 +179,7 @@ def test_the_dense_model_of_a_checkpoint_has_its_weights(before, folder, run):
 
 def test_the_newest_two_are_kept_and_leftovers_removed(folder, tmp_path):
     job = Job(Run(tensor=2, sequence=True), "often", 0)
-    ranks = run_ranks(save_often, 2, tmp_path, job, 2, folder)
+    ranks = run_ranks(save_often, 2, tmp_path, job, 2, folder, timeout=400)
     first, second, third, again = ranks[0]
     assert first == ["step_00000001"]
     assert second == ["step_00000001", "step_00000002"]

@@ -15,7 +15,14 @@ import torch
 
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.hyena_glt import HyenaGLT
-from tests.parallel.engine_cases import STEPS, Run, configure, train_dense, train_on_ranks
+from tests.parallel.engine_cases import (
+    GLOBAL_BATCH,
+    STEPS,
+    Run,
+    configure,
+    train_dense,
+    train_on_ranks,
+)
 from tests.parallel.ranks import run_ranks
 
 pytestmark = pytest.mark.parallel
@@ -157,7 +164,7 @@ def test_every_zero_stage_clips_by_the_same_norm(trained):
 def test_bf16_is_near_fp32_over_fp32_state(trained, run):
     found, reference = trained[run][0], dense(run.model, run.packed, run.steps)
     for loss, wanted in zip(found.losses, reference.losses, strict=True):
-        assert relative(loss, wanted) <= 0.02
+        assert relative(loss, wanted) <= 2e-3
     rounding = max(map(relative, found.grad_norms, reference.grad_norms))
     assert rounding > 1e-4, "bfloat16 was not used"  # fp32 is below 1e-6
     assert found.dtypes == {torch.float32}
@@ -167,19 +174,21 @@ def test_bf16_is_near_fp32_over_fp32_state(trained, run):
         assert not torch.equal(weight, weight.bfloat16().float()), "rounded to bfloat16"
 
 
+def matrix_of(run):
+    """The small model in the layout of `run`: ZeRO x recomputation x micro-batches."""
+    return [
+        replace(run, zero=z, recompute=r, pieces=n, packed=z % 2 == 1, model="small")
+        for z, r, n in product(range(4), ("none", "block"), (1, GLOBAL_BATCH // run.data))
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @every(LAYOUTS)
-def test_matrix(tmp_path, run):
-    """The small model in one layout: ZeRO x recomputation x micro-batches x documents."""
-    axes = (range(4), ("none", "block"), (1, 8 // run.data), (False, True))
-    runs = [
-        replace(run, model="small", zero=z, recompute=r, pieces=n, packed=p)
-        for z, r, n, p in product(*axes)
-    ]
-    results = on_ranks(tmp_path, runs, timeout=3500)
-    for one in runs:
+def test_the_whole_matrix(tmp_path, run):
+    results = on_ranks(tmp_path, matrix_of(run), timeout=3500)
+    for one, ranks in results.items():
         reference = dense(one.model, one.packed, one.steps)
-        check_copies(results[one], str(one))
-        check_figures(results[one][0], reference, str(one))
-        check_weights(one, results[one], reference)
+        check_copies(ranks, str(one))
+        check_figures(ranks[0], reference, str(one))
+        check_weights(one, ranks, reference)

@@ -139,7 +139,7 @@ class HyenaGLT(nn.Module):
         if document_ids is not None:
             # Padding is a document of its own.
             missing = length * context.size - document_ids.shape[1]
-            whole = Documents.from_ids(F.pad(document_ids, (0, missing), value=-1))
+            whole = Documents.from_ids(F.pad(document_ids.long(), (0, missing), value=-1))
         return Span.of_rank(context.rank, length, whole)
 
     def token_losses(

@@ -12,6 +12,7 @@ best, is `config.pattern.SIGNS`; what each layer sends is its `Mixer.messages`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ def add_spill(own_DBl: Tensor, history_DBh: Tensor, taps_GK: Tensor, span: Span)
     """Adds to a convolution's first outputs what the (masked) history contributes."""
     count = min(history_DBh.shape[-1], own_DBl.shape[-1])
     spilled = span.mask_outputs(fir_spill(history_DBh, taps_GK, count))
-    return torch.cat([own_DBl[..., :count] + spilled, own_DBl[..., count:]], dim=-1)
+    total: Tensor = _AddToFirst.apply(own_DBl, spilled)
+    return total
 
 
 def state_across(context: Context, span: Span) -> HandOver:
@@ -89,3 +91,21 @@ def channel_taps(taps_GK: Tensor, width: int, channels: slice) -> Tensor:
     if channels == ALL_CHANNELS:
         return taps_GK
     return taps_GK.repeat_interleave(width // len(taps_GK), dim=0)[channels]
+
+
+class _AddToFirst(torch.autograd.Function):
+    """y [..., l] and s [..., w] -> y with s added to its first w positions.
+
+    Written out because the gradients of slices would each be padded to full length and added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, spilled: Tensor) -> Tensor:
+        ctx.width = spilled.shape[-1]
+        total = own.clone()
+        total[..., : ctx.width] += spilled
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0][..., : ctx.width]

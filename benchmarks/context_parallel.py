@@ -9,8 +9,8 @@ memory   peak resident memory of a rank beyond the built model, forward and back
 million  one sequence of 1,000,000 real bytes through [SML]2 of width 64, forward and backward with
          recomputation: CP 2 against CP 1. Bars: all ranks together within 16 GiB, losses equal.
 
-Gloo ranks of one thread on this machine, fp32. Written to benchmarks/results/context_parallel.md;
-returns 1 where a bar is missed.
+Gloo ranks of one thread on this machine, fp32. Each part is written to
+benchmarks/results/context_parallel_<part>.md; returns 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -42,18 +42,16 @@ GIB = 2**30
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=list(PARTS), help="only this one; nothing is recorded")
+    parser.add_argument("--part", choices=list(PARTS), help="only this one")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args(argv)
-    chosen = [arguments.part] if arguments.part else list(PARTS)
-    results = [PARTS[part](arguments.rounds) for part in chosen]
-    text = "\n".join(tables for tables, _ in results)
-    if arguments.part:
-        print(text)
-    else:
+    passed = []
+    for part in [arguments.part] if arguments.part else list(PARTS):
+        tables, good = PARTS[part](arguments.rounds)
         notes = __doc__.split("\n\n", 2)[2].strip()
-        write_result("context_parallel", "Context parallelism", notes, text)
-    return 0 if all(passed for _, passed in results) else 1
+        write_result(f"context_parallel_{part}", f"Context parallelism: {part}", notes, tables)
+        passed.append(good)
+    return 0 if all(passed) else 1
 
 
 def compare_exchanges(rounds: int) -> tuple[str, bool]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,12 +20,14 @@ class Span:
         length: positions held, l.
         whole: documents of the whole sequence; None for one per row.
         own: the same, of the positions held.
+        tracks: numbers beside the bytes, by name, each [B, l] of the positions held.
     """
 
     start: int
     length: int
     whole: Documents | None = None
     own: Documents | None = None
+    tracks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def alone(cls, length: int) -> Span:

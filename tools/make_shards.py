@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             piece_length=arguments.piece_length,
             shard_size=arguments.shard_size,
             features=arguments.features,
+            tracks=tuple(arguments.track),
         )
         with tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar:
             indices = write_shards(
@@ -77,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--features", action="store_true", help="also write the labels of tracks/features"
     )
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also write these tracks of the store, such as conservation; data.tracks reads them",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace shards that exist")
     return parser
 
@@ -91,7 +99,8 @@ def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
     gap = next(iter(indices.values())).gap
     note = f"gaps of {gap:,} bases, pieces of N alone"
     print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   ({note})")
-    print(f"shards in {output}")
+    first = next(iter(indices.values()))
+    print(f"{first.type} shards in {output}, tracks: {', '.join(first.tracks) or 'none'}")
 
 
 if __name__ == "__main__":

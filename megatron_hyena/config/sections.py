@@ -100,16 +100,21 @@ class DataSection:
     """Where the bytes come from."""
 
     train: str = "corpus/shards/train"
-    """Folder of shards, or a glob of such folders, to train on."""
+    """Folder of shards, or a glob of such folders, to train on; several, parted by commas, are
+    mixed in proportion to their size: `dna/shards/train,proteins/shards/train`."""
     valid: str = ""
-    """Folder of shards to validate on; empty for none."""
+    """Folders of shards to validate on; empty for none."""
     test: str = ""
-    """Folder of shards that `pretrain.evaluate` scores; empty for none."""
+    """Folders of shards that `pretrain.evaluate` scores; empty for none."""
+    tracks: tuple[str, ...] = ()
+    """What to read beside the bases: tracks that the shards hold, such as `conservation`, and
+    `type`, the sequence type of each byte (0 DNA, 1 RNA, 2 protein, 3 mixed), which all shards
+    tell."""
     sequence_length: int = 1024
     """Bases in one training sequence."""
     reverse_complement: bool = True
-    """Read each training window (with `data.pack`, each document) from a strand drawn at random,
-    a pure function of the seed."""
+    """Read each training window (with `data.pack`, each document) of DNA from a strand drawn at
+    random, a pure function of the seed; RNA and protein are always read as they stand."""
     pack: bool = False
     """Fill training sequences with documents laid end to end (contigs, or their stretches between
     long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
@@ -117,6 +122,8 @@ class DataSection:
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
+        twice = [name for name in self.tracks if self.tracks.count(name) > 1]
+        require(not twice, f"data.tracks names {''.join(twice[:1])!r} twice; keep one")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def open_runs(source: Path | str, *, verify: bool = True) -> list[Run]:
     for folder, index, shards in _resolve(source):
         kind = _type_of(folder, index)
         located = [
-            piece for shard in shards for piece in _pieces(folder / shard.file, index, shard, verify)
+            piece
+            for shard in shards
+            for piece in _pieces(folder / shard.file, index, shard, verify)
         ]
         runs += [_run(folder, kind, group) for group in _abutting(located)]
     return runs

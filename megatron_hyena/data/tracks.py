@@ -161,7 +161,9 @@ def add_track(
 
     check_track_name(name)
     if name in store.tracks and not overwrite:
-        raise UserError(f"{store.path} has a track {name!r} already; pass --overwrite to replace it")
+        raise UserError(
+            f"{store.path} has a track {name!r} already; pass --overwrite to replace it"
+        )
     group = zarr.open_group(str(store.path), mode="a", zarr_format=3)
     group.require_group("tracks")
     folder, partial = store.path / "tracks" / name, store.path / f".{name}.partial"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ _NO_ROWS = frozenset(("track", "browser"))
 _WIGGLE = frozenset(("fixedStep", "variableStep"))
 _ROWS_AT_ONCE = 1 << 18
 _BASES_AT_ONCE = 1 << 20
+_GREATEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def _bedgraph_row(path: Path, number: int, words: list[str], contigs: Mapping[st
             "(UCSC's wigToBigWig does)"
         )
     value = _number(words[3]) if len(words) == 4 else None
-    if value is None or not (words[1].isdigit() and words[2].isdigit()):
+    if value is None or not (words[1].isdecimal() and words[2].isdecimal()):
         raise UserError(
             f"{path}: row {number} is no bedGraph row (contig, start and end as whole numbers, "
             "and a finite value or nan); correct or remove it"
@@ -126,7 +126,7 @@ def _number(word: str) -> float | None:
         value = float(word)
     except ValueError:
         return None
-    return None if isinf(value) or abs(value) > np.finfo(np.float32).max else value
+    return None if abs(value) > _GREATEST else value
 
 
 def _length_of(path: Path, contig: str, contigs: Mapping[str, int]) -> int:

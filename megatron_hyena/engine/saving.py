@@ -19,7 +19,7 @@ from megatron_hyena.checkpoint.format import (
 )
 from megatron_hyena.checkpoint.start import find_start
 from megatron_hyena.checkpoint.tensors import MOMENTS, WEIGHT, read_parameters, write_tensors
-from megatron_hyena.config import config_dict
+from megatron_hyena.config import config_dict, length_schedule
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.state import read_state, write_state
 from megatron_hyena.errors import UserError
@@ -103,6 +103,7 @@ def _manifest(engine: Engine, building: Path) -> Manifest:
             for name, cut in cuts.items()
         },
         files={p.name: p.stat().st_size for p in sorted(building.glob("tensor_*"))},
+        lengths=[list(stage) for stage in length_schedule(engine.config).stages],
     )
 
 

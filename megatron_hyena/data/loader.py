@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from queue import Empty, Full, Queue
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,10 @@ def make_batch(
     return Batch(inputs, targets, torch.from_numpy(scored), of_input)
 
 
-def in_pieces(batch: Batch, length: int) -> Batch:
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def in_pieces(batch: AnyBatch, length: int) -> AnyBatch:
     """The same bytes, targets and weights as more, shorter sequences: [B, L] -> [B L / l, l].
 
     The k = L / l pieces of a sequence lie in its order, each a sequence of its own, which sees

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from megatron_hyena.data.windows import WindowStream
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 L, GLOBAL = 24, 12
-SIZES = {"global_batch_size": GLOBAL, "micro_batch_size": 4}
+Row = tuple[bytes, bytes, bytes]
+"""Inputs, targets and weights of one sequence."""
+SIZES: dict[str, Any] = {"global_batch_size": GLOBAL, "micro_batch_size": 4}
 
 
 @pytest.fixture(scope="module", params=["windows", "packed"])
@@ -30,8 +33,8 @@ def stream(request, shards_of, random_contigs) -> TrainingStream:
     return kind(shards_of(contigs), L, seed=6, augment_reverse_complement=True)
 
 
-def expected_rows(stream: TrainingStream, step: int, length: int) -> list[tuple[bytes, ...]]:
-    """(inputs, targets, weights) of a step's pieces, cut here from the stream's own windows."""
+def expected_rows(stream: TrainingStream, step: int, length: int) -> list[Row]:
+    """A step's pieces, cut here from the stream's own windows."""
     rows = []
     for position in range(step * GLOBAL, (step + 1) * GLOBAL):
         window = stream.window(position)
@@ -46,11 +49,16 @@ def expected_rows(stream: TrainingStream, step: int, length: int) -> list[tuple[
     return rows
 
 
-def rows_of(batches: list[Batch]) -> list[tuple[bytes, ...]]:
+def rows_of(batches: list[Batch]) -> list[Row]:
+    def written(row: torch.Tensor) -> bytes:
+        return bytes(row.to(torch.uint8).tolist())
+
     return [
-        tuple(bytes(row.to(torch.uint8).tolist()) for row in rows)
+        (written(inputs), written(targets), written(weights))
         for batch in batches
-        for rows in zip(batch.input_ids, batch.targets, batch.weights, strict=True)
+        for inputs, targets, weights in zip(
+            batch.input_ids, batch.targets, batch.weights, strict=True
+        )
     ]
 
 
@@ -92,10 +100,10 @@ def test_a_piece_holds_the_documents_of_its_bytes(stream):
             continue
         for row in range(GLOBAL * L // 8):
             window = stream.window(step * GLOBAL + row // 3)
-            assert window.documents is not None
+            assert window.documents is not None and cut.documents is not None
             first = row % 3 * 8
             assert cut.documents[row].tolist() == window.documents[first : first + 8].tolist()
-        assert whole.documents.unique().numel() > 1
+        assert whole.documents is not None and whole.documents.unique().numel() > 1
 
 
 def test_ranks_together_see_the_same_pieces(stream):

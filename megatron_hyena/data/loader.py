@@ -106,21 +106,18 @@ def micro_batches(
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
-    length: int | None = None,
 ) -> list[Batch]:
     """The micro-batches of `data_rank` in `step` (from 0), in order.
 
-    `length` cuts each sequence into pieces (see `in_pieces`); None leaves it whole.
     Raises UserError where `global_batch_size` is not a multiple of micro-batch × data ranks.
     """
     _check_division(global_batch_size, micro_batch_size, data_size)
     share = global_batch_size // data_size
     first = step * global_batch_size + data_rank * share
-    whole = [
+    return [
         _training_batch([stream.window(at + i) for i in range(micro_batch_size)])
         for at in range(first, first + share, micro_batch_size)
     ]
-    return whole if length is None else [in_pieces(batch, length) for batch in whole]
 
 
 def _training_batch(windows: Sequence[Window]) -> Batch:
@@ -226,8 +223,11 @@ class BatchIterator:
         step, stop = self._steps
         try:
             while not self._closing.is_set() and (stop is None or step < stop):
-                length = self._length_at(step)
-                self._put((step, micro_batches(self._stream, step, *self._sizes, length)))
+                whole, length = (
+                    micro_batches(self._stream, step, *self._sizes),
+                    self._length_at(step),
+                )
+                self._put((step, [in_pieces(batch, length) for batch in whole]))
                 step += 1
             self._put(StopIteration())
         except BaseException as error:

@@ -62,10 +62,23 @@ def rows_of(batches: list[Batch]) -> list[Row]:
     ]
 
 
+def cut_batches(
+    stream: TrainingStream,
+    step: int,
+    length: int,
+    micro: int = GLOBAL,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[Batch]:
+    """The micro-batches of a step in pieces of `length`."""
+    whole = micro_batches(stream, step, GLOBAL, micro, rank, ranks)
+    return [in_pieces(batch, length) for batch in whole]
+
+
 @pytest.mark.parametrize("length", [2, 3, 4, 6, 8, 12, 24])
 def test_pieces_are_the_windows_bytes_and_targets(stream, length):
     for step in (0, 5, 11):
-        batches = micro_batches(stream, step, GLOBAL, 4, 0, 1, length)
+        batches = cut_batches(stream, step, length, micro=4)
         assert len(batches) == 3
         assert all(batch.input_ids.shape == (4 * L // length, length) for batch in batches)
         assert rows_of(batches) == expected_rows(stream, step, length)
@@ -84,7 +97,7 @@ def test_only_context_is_lost(stream, length):
 
     for step in range(8):
         whole = micro_batches(stream, step, GLOBAL, 4, 0, 1)
-        cut = micro_batches(stream, step, GLOBAL, 4, 0, 1, length)
+        cut = cut_batches(stream, step, length, micro=4)
         assert pairs(cut) == pairs(whole)
         assert sum(pairs(cut).values()) == GLOBAL * L
         for ours, theirs in zip(cut, whole, strict=True):
@@ -94,7 +107,7 @@ def test_only_context_is_lost(stream, length):
 def test_a_piece_holds_the_documents_of_its_bytes(stream):
     for step in (0, 3):
         (whole,) = micro_batches(stream, step, GLOBAL, GLOBAL, 0, 1)
-        (cut,) = micro_batches(stream, step, GLOBAL, GLOBAL, 0, 1, 8)
+        (cut,) = cut_batches(stream, step, 8)
         if isinstance(stream, WindowStream):
             assert cut.documents is None
             continue
@@ -108,12 +121,9 @@ def test_a_piece_holds_the_documents_of_its_bytes(stream):
 
 def test_ranks_together_see_the_same_pieces(stream):
     for length in (3, 12):
-        whole = rows_of(micro_batches(stream, 4, GLOBAL, GLOBAL, 0, 1, length))
+        whole = rows_of(cut_batches(stream, 4, length))
         for micro, ranks in ((2, 2), (1, 4), (4, 3)):
-            shares = [
-                micro_batches(stream, 4, GLOBAL, micro, rank, ranks, length)
-                for rank in range(ranks)
-            ]
+            shares = [cut_batches(stream, 4, length, micro, rank, ranks) for rank in range(ranks)]
             assert [row for share in shares for row in rows_of(share)] == whole
 
 
@@ -213,7 +223,8 @@ def test_pieces_are_predicted_as_sequences_of_their_own(stream):
     """The loss of a piece is that of the piece alone: nothing of its neighbours reaches it."""
     config = load_config(None, ["model.pattern=SMLA", "model.hidden_size=16", "model.num_heads=2"])
     model = HyenaGLT(config.model, seed=3).double()
-    (batch,) = micro_batches(stream, 2, 4, 4, 0, 1, 8)
+    (whole,) = micro_batches(stream, 2, 4, 4, 0, 1)
+    batch = in_pieces(whole, 8)
     nats = model.token_losses(batch.input_ids, batch.targets, batch.documents)
     for row in range(12):
         documents = None if batch.documents is None else batch.documents[row : row + 1]

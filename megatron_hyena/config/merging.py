@@ -71,7 +71,7 @@ def _shape(stage: Stage, config: HyenaGLTConfig) -> StageShape:
     return StageShape(window, min(window, slots), ratio)
 
 
-def length_multiple(config: HyenaGLTConfig) -> int:
+def merging_multiple(config: HyenaGLTConfig) -> int:
     """Positions of whole windows in every stage: a rank's share and a document are multiples."""
     layout = parse_layout(config.pattern)
     return _multiple(layout.items, stage_shapes(config))
@@ -119,7 +119,9 @@ def _check_numbers(config: HyenaGLTConfig) -> None:
     if config.window < 2:
         raise UserError(f"model.window={config.window} must be 2 or more")
     if config.router_temperature <= 0:
-        raise UserError(f"model.router_temperature={config.router_temperature} must be greater than 0")
+        raise UserError(
+            f"model.router_temperature={config.router_temperature} must be greater than 0"
+        )
     if config.adaptive and config.complexity == "kmer" and config.window % 16:
         raise UserError(
             f"model.window={config.window} must be a multiple of 16 for model.complexity=kmer"

@@ -67,7 +67,12 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     config = read_manifest(checkpoint).run
     source = {name: _split(name, arguments, config) for name in ("train", "valid", "test")}
     length = arguments.length or config["data"]["sequence_length"]
-    windows = SequentialWindows(source["test"], length, arguments.context or max(1, length // 2))
+    windows = SequentialWindows(
+        source["test"],
+        length,
+        arguments.context or max(1, length // 2),
+        tracks=config["data"].get("tracks", ()),
+    )
     opened = {name: open_runs(path) for name, path in source.items()}
     _check_nucleic(source, opened)
     bits = score_runs(

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Manifest:
         tensor_size: tensor-parallel ranks, one file each.
         parameters: name -> {"shape", "dim", "blocks"} of the full tensor and its cut.
         files: name -> bytes.
+        buffers: names of what training moves beside the parameters: the state of merging's rates.
+        lengths: [first step from 0, bases in a sequence] of each stage of the length curriculum;
+            empty: all of `data.sequence_length`.
     """
 
     step: int
@@ -48,7 +51,9 @@ class Manifest:
     tensor_size: int
     parameters: dict[str, dict[str, Any]]
     files: dict[str, int]
+    buffers: list[str] = field(default_factory=list)
     format: int = FORMAT
+    lengths: list[list[int]] = field(default_factory=list)
 
 
 def step_folder(step: int) -> str:

@@ -142,7 +142,7 @@ def _type_of(folder: Path, index: ShardIndex) -> SequenceType:
     """The sequence type that the index names, whose track types are checked too."""
     if strange := [kind for kind in index.tracks.values() if kind not in DTYPES]:
         raise UserError(
-            f"{folder / INDEX_FILE} has a track of {strange[0]!r}, not {' or '.join(DTYPES)}; run "
+            f"{folder / INDEX_FILE} has a track of {strange[0]!r}, not {', '.join(DTYPES)}; run "
             "tools.make_shards again"
         )
     try:

@@ -3,7 +3,7 @@
     shards/train/shard-000000.tar   members KEY.bases (raw bytes, one per base) and KEY.json
                                     (contig, start, end, split), and KEY.features when asked;
                                     KEY.NAME of each track asked for (little-endian float32, or
-                                    one byte per bool)
+                                    one byte per mark)
     shards/train/index.json         see shard_index.py
     shards/valid/…  shards/test/…
 

@@ -4,7 +4,7 @@
       bases            uint8 [total]   the contigs one after another, case and N kept
       offsets          int64 [n + 1]   contig i is bases[offsets[i] : offsets[i + 1]]
       tracks/features  uint8 [total]   flags of `labels.Label`, legend in its attributes
-      tracks/NAME      float32 or bool [total]   numbers beside the bases, see `tracks`
+      tracks/NAME      float32, bool or uint8 [total], numbers beside the bases: `data.tracks`
       attributes       format, sequence type, contig names, composition, sources with their SHA-256
 
 Chunks hold 4 MiB and are zstd frames with a checksum. Nothing in the folder depends on the time

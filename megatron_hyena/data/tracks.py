@@ -1,8 +1,8 @@
 """Tracks: one number per base beside the bases of a genome store, written and named here.
 
-A track is `float32`, NaN where nothing is known (conservation), or `bool` (boundaries). What a
-model reads of them is chosen by `data.tracks`; one more, `type`, is not stored but told by the
-store's sequence type.
+A track is `float32`, NaN where nothing is known (conservation), or `bool` or `uint8` (boundaries,
+of one merged stage or of so many that open together). What a model reads of them is chosen by
+`data.tracks`; one more, `type`, is not stored but told by the store's sequence type.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TYPE = "type"
 """The track of `SequenceType` numbers, int64: known without being stored."""
 BOUNDARIES = "boundaries"
 """Where chunks open in the order of reading: of one strand, and meaningless on the other."""
-DTYPES = {"float32": np.dtype("<f4"), "bool": np.dtype("bool")}
+DTYPES = {kind.name: kind for kind in map(np.dtype, ("<f4", "bool", "uint8"))}
 """What a stored track may hold, by the name that is written in an index."""
 
 _RESERVED = frozenset((TYPE, "features", "bases", "json"))
@@ -48,8 +48,8 @@ def check_track_name(name: str) -> None:
 
 
 def unknown_values(dtype: np.dtype[Any], length: int) -> Values:
-    """[length] values that say nothing: NaN, or False."""
-    return np.full(length, np.nan if dtype.kind == "f" else False, dtype=dtype)
+    """[length] values that say nothing: NaN, or 0."""
+    return np.full(length, np.nan if dtype.kind == "f" else 0, dtype=dtype)
 
 
 def write_track_file(
@@ -153,8 +153,8 @@ def add_track(
 ) -> None:
     """Add `tracks/NAME` to a store that exists; it appears whole.
 
-    `values` gives float32 or bool [length] for each contig, all of one of `DTYPES`; `attributes`
-    say what they mean. Raises UserError for a bad name, and for one that exists, unless
+    `values` gives [length] for each contig, all of one of `DTYPES`; `attributes` say what they
+    mean. Raises UserError for a bad name, and for one that exists, unless
     `overwrite`.
     """
     import zarr
@@ -197,7 +197,7 @@ def stored_dtype(store: GenomeStore, name: str) -> str:
     dtype = store.track(name).array.dtype.name
     if dtype not in DTYPES:
         raise UserError(
-            f"{store.path}: the track {name!r} holds {dtype}, not {' or '.join(DTYPES)}; "
+            f"{store.path}: the track {name!r} holds {dtype}, not {', '.join(DTYPES)}; "
             "write it anew"
         )
     return dtype

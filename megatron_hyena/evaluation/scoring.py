@@ -15,8 +15,8 @@ from megatron_hyena.data.windows import SequentialWindows
 
 _BASES = np.isin(np.arange(256), list(b"ACGTUacgtu"))
 
-TokenLosses = Callable[[Tensor, Tensor], Tensor]
-"""(input ids [B, L], targets [B, L]) -> nats [B, L]."""
+TokenLosses = Callable[..., Tensor]
+"""(input ids [B, L], targets [B, L]) -> nats [B, L]; `tracks=` is given where windows have some."""
 
 
 @torch.no_grad()
@@ -42,7 +42,8 @@ def score_runs(
         chosen = range(first, min(first + batch_size, len(windows)))
         weights = [windows.weights(i) for i in chosen]
         batch = batch_of([windows.window(i) for i in chosen], weights)
-        nats = token_losses(batch.input_ids, batch.targets).double().numpy()
+        beside = {"tracks": batch.tracks} if batch.tracks else {}
+        nats = token_losses(batch.input_ids, batch.targets, **beside).double().numpy()
         targets = batch.targets.numpy()
         for row, index in enumerate(chosen):
             run, start = windows.place(index)

@@ -148,5 +148,5 @@ def test_an_index_that_contradicts_itself_is_refused(tmp_path, many):
     with pytest.raises(UserError, match=r"index\.json is damaged \(a sample has other tracks"):
         open_runs(folder)
     (folder / "index.json").write_text(text.replace('"float32"', '"float16"'))
-    with pytest.raises(UserError, match=r"index\.json has a track of 'float16', not float32 or"):
+    with pytest.raises(UserError, match=r"index\.json has a track of 'float16', not float32, bool"):
         open_runs(folder)

@@ -251,7 +251,7 @@ def test_shards_of_tracks_that_cannot_be_written(tmp_path, store, chlamydia_stor
     group.create_array("tracks/counts", data=np.zeros(LENGTH, dtype=np.int32))
     try:
         reopened = GenomeStore.open(store.path)
-        with pytest.raises(UserError, match="'counts' holds int32, not float32 or bool"):
+        with pytest.raises(UserError, match="'counts' holds int32, not float32, bool, uint8"):
             write_shards(reopened, tmp_path / "s", ShardSettings(tracks=("counts",)))
     finally:
         del group["tracks/counts"]

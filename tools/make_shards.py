@@ -91,15 +91,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
     """Print what each split holds."""
+    from megatron_hyena.data.alphabet import SequenceType
+
     print(f"{'split':<10}{'pieces':>10}{'bases':>16}{'of all':>9}{'shards':>8}")
     for split, index in indices.items():
         part = index.bases / total
         print(f"{split:<10}{index.pieces:>10,}{index.bases:>16,}{part:>9.2%}{len(index.shards):>8}")
     left = total - sum(index.bases for index in indices.values())
-    gap = next(iter(indices.values())).gap
-    note = f"gaps of {gap:,} bases, pieces of N alone"
-    print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   ({note})")
     first = next(iter(indices.values()))
+    letter = SequenceType.named(first.type).unknown[0]
+    note = f"gaps of {first.gap:,} bases, pieces of {letter} alone"
+    print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   ({note})")
     print(f"{first.type} shards in {output}, tracks: {', '.join(first.tracks) or 'none'}")
 
 

@@ -25,7 +25,7 @@ _BIGWIG_MAGIC = (bytes.fromhex("888ffc26"), bytes.fromhex("26fc8f88"))
 _NO_ROWS = frozenset(("track", "browser"))
 _WIGGLE = frozenset(("fixedStep", "variableStep"))
 _ROWS_AT_ONCE = 1 << 18
-_BASES_AT_ONCE = 1 << 20
+_BASES_AT_ONCE = 1 << 18
 _GREATEST = float(np.finfo(np.float32).max)
 
 

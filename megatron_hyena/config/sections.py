@@ -196,7 +196,7 @@ class OptimSection:
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; norms, biases and filters have none."""
+    """Decoupled weight decay of matrices; norms, biases, filters and routers have none."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -207,11 +207,15 @@ class OptimSection:
     """Largest norm of the gradient of all parameters together; 0 for no clipping."""
     filter_lr_factor: float = 1.0
     """Factor on the learning rate of filter taps, modes and skips."""
+    router_lr_factor: float = 0.3
+    """Factor on the learning rate of the routers of merged stages: slower routers keep their rate
+    more closely."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr must be greater than 0")
         require(0 <= self.min_lr <= self.lr, "optim.min_lr must lie between 0 and optim.lr")
-        for name in ("warmup_steps", "weight_decay", "grad_clip", "filter_lr_factor"):
+        factors = ("filter_lr_factor", "router_lr_factor")
+        for name in ("warmup_steps", "weight_decay", "grad_clip", *factors):
             require(getattr(self, name) >= 0, f"optim.{name} must be 0 or more")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optim.{name} must be at least 0 and below 1")

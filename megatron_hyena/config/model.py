@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_hyena.config.pattern import parse_pattern
+from megatron_hyena.config.seed_names import accepts_seed_names, own_fields
 from megatron_hyena.errors import UserError
 
 
+@accepts_seed_names
 @dataclass(frozen=True)
 class HyenaGLTConfig:
     """Architecture of a Hyena-GLT model."""
@@ -41,6 +46,11 @@ class HyenaGLTConfig:
     """Width of the small network that makes the filters of `H`."""
     hyena_output_gate: bool = False
     """`H` multiplies its output by a sigmoid gate of its input."""
+    hyena_filter_size: int = 0
+    """Taps of the filters of `H`, which then see no further back; 0 for the whole sequence."""
+    use_fft_conv: bool = True
+    """Convolutions of `H` by FFT; `false` takes products with Toeplitz matrices, faster for few
+    taps, and needs `hyena_filter_size` of at most 512. The numbers are the same."""
     max_sequence_length: int = 65536
     """Longest sequence of `H`: its filters are functions of position / this."""
     attention_window: int = 512
@@ -86,6 +96,7 @@ class HyenaGLTConfig:
             raise UserError(
                 f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
             )
+        _check_taps(self)
 
     @property
     def signs(self) -> tuple[str, ...]:
@@ -104,7 +115,38 @@ class HyenaGLTConfig:
             return 0
         return self.ffn_hidden_size or -(-8 * self.hidden_size // 3 // 64) * 64
 
+    @property
+    def hyena_taps(self) -> int:
+        """Taps of the longest filter of `H`."""
+        return self.hyena_filter_size or self.max_sequence_length
 
+    @classmethod
+    def own_fields(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields`, under any of their names, as fields of this class (UserError: unknown)."""
+        return own_fields(fields, [field.name for field in dataclasses.fields(cls)])
+
+    @classmethod
+    def from_seed(cls, **fields: Any) -> HyenaGLTConfig:
+        """The same as the constructor, for type checkers: takes the names of `docs/seeds.md`."""
+        return cls(**fields)
+
+
+def _check_taps(config: HyenaGLTConfig) -> None:
+    taps, longest = config.hyena_filter_size, config.max_sequence_length
+    if not 0 <= taps <= longest:
+        raise UserError(
+            f"model.hyena_filter_size={taps} must lie between 0 (the whole sequence) and "
+            f"model.max_sequence_length={longest}"
+        )
+    if not config.use_fft_conv and not 1 <= taps <= DIRECT_TAPS:
+        raise UserError(
+            f"model.use_fft_conv=false needs model.hyena_filter_size from 1 to {DIRECT_TAPS}, not "
+            f"{taps}: the matrices of longer filters do not fit in memory"
+        )
+
+
+DIRECT_TAPS = 512
+"""Most taps of `H` without FFT: a channel's Toeplitz matrices then hold a million numbers."""
 POSITIVE = (
     "hidden_size",
     "num_heads",

@@ -97,7 +97,8 @@ class _Layers:
         model, exchange = self.config.model, exchange_of(self.config, sign)
         self.edges(sent)
         if sign in "HG":  # the replicated part of each implicit filter
-            numbers = model.hyena_order * model.hyena_filter_order * self.whole
+            taps = min(self.whole, model.hyena_filter_size or self.whole)
+            numbers = model.hyena_order * model.hyena_filter_order * taps
             sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
         for message in [] if exchange == "local" else mixer_class(sign).messages(model, exchange):
             self.message(sent, message)

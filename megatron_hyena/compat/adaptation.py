@@ -1,0 +1,97 @@
+"""A trained model with filters of another reach: the configuration changes, the weights stay.
+
+Filters are functions of position, so shorter ones are the beginning of longer ones and every
+weight fits. What would need other weights is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from megatron_hyena.errors import UserError
+from megatron_hyena.model.hyena_glt import HyenaGLT
+
+WIDEST, NARROWEST = 256, 32
+TASKS = ("classification", "generation", "variant_calling")
+PROBE_BYTES = 32
+PROBE_TOLERANCE = 1e-5
+"""Change of earlier outputs, relative to the largest output, that is rounding of the FFT."""
+
+
+def fine_tune_hyena_for_task(
+    model: HyenaGLT, task_type: str = "classification", recompute: str = "none", **fields: Any
+) -> HyenaGLT:
+    """A new model for a task with all weights of `model`, which stays as it is.
+
+    `classification` doubles explicit filters, up to 256 taps (longer ones stay); `variant_calling`
+    halves them, down to 32; `generation` needs a causal model and changes nothing: a model trained
+    with sight of what follows cannot be made causal by a switch.
+
+    Args:
+        model: dense.
+        task_type: one of the three.
+        recompute: see `HyenaGLT`.
+        fields: of the configuration, to change too.
+    Raises:
+        UserError: an unknown task; a change that other weights would be needed for; a change from
+            causal to bidirectional or back.
+    """
+    if task_type not in TASKS:
+        raise UserError(f"task_type={task_type!r} is unknown; use {', '.join(TASKS)}")
+    causal = is_causal(model)
+    if task_type == "generation" and not causal:
+        raise UserError(
+            "generation needs a model trained causally, and outputs of this one change with what "
+            "follows; pretrain a causal one"
+        )
+    changes = {"hyena_filter_size": _taps(model, task_type)} | fields
+    adapted = HyenaGLT(replace(model.config, **changes), recompute=recompute)
+    first = next(model.parameters())
+    adapted = adapted.to(device=first.device, dtype=first.dtype)
+    _check_weights(model, adapted)
+    adapted.load_state_dict(model.state_dict())
+    if is_causal(adapted) != causal:
+        now = "causal" if causal else "bidirectional"
+        raise UserError(f"{', '.join(fields)} would make a {now} model something else; retrain it")
+    return adapted.train(model.training)
+
+
+@torch.no_grad()
+def is_causal(model: HyenaGLT) -> bool:
+    """Whether the last of some random bytes changes no earlier output (beyond rounding)."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (1, PROBE_BYTES), generator=generator).to(device)
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + 1) % model.config.vocab_size
+    training = model.training
+    model.eval()
+    states, changed = (model(x).last_hidden_state[:, :-1] for x in (ids, other))
+    model.train(training)
+    return bool((states - changed).abs().max() <= PROBE_TOLERANCE * states.abs().max())
+
+
+def _taps(model: HyenaGLT, task_type: str) -> int:
+    """`hyena_filter_size` for the task; 0 stays the whole sequence where filters may only grow."""
+    config = model.config
+    taps = config.hyena_filter_size
+    if task_type == "classification" and taps:
+        return min(config.max_sequence_length, max(taps, min(WIDEST, 2 * taps)))
+    if task_type == "variant_calling":
+        return min(config.hyena_taps, max(NARROWEST, config.hyena_taps // 2))
+    return taps
+
+
+def _check_weights(model: HyenaGLT, adapted: HyenaGLT) -> None:
+    shapes, others = (
+        {name: list(p.shape) for name, p in m.named_parameters()} for m in (model, adapted)
+    )
+    for name in sorted(shapes.keys() | others.keys()):
+        if shapes.get(name) != others.get(name):
+            raise UserError(
+                f"{name} has shape {shapes.get(name)} and would have {others.get(name)}: this "
+                "change needs other weights; pretrain a model of the new configuration"
+            )

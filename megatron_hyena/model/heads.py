@@ -23,7 +23,7 @@ from megatron_hyena.layers.parameter import (
     initialise,
     uniform,
 )
-from megatron_hyena.model.pooling import Pooling
+from megatron_hyena.model.pooling import Pooling, readable
 
 IGNORED = -100
 """A class that is not scored."""
@@ -117,6 +117,7 @@ class TokenClassificationHead(TaskHead):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """-> logits [B, L, C], masked or not: bytes that do not count have the label -100."""
         self.check(hidden_states)
+        readable(hidden_states, attention_mask)
         logits: Tensor = self.classifier(self.dropout(hidden_states))
         return logits
 

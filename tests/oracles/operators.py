@@ -113,13 +113,17 @@ def hyena_li(x: Array, w: Weights) -> Array:
     return leave(x1 * (convolve(x2 * v, taps) + w["skip"][:, None, None] * x2 * v), w)
 
 
-def hyena_order(x: Array, w: Weights, order: int, longest: int) -> Array:
-    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); then sigmoid(W_g x) if there is a gate."""
+def hyena_order(x: Array, w: Weights, order: int, longest: int, count: int = 0) -> Array:
+    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); then sigmoid(W_g x) if there is a gate.
+
+    `count` taps of h_n are kept; 0 for all.
+    """
     *gates, z = features(x, w, order + 1)
     for n in range(order):
         prefix = f"filters.{n}."
         part = {k.removeprefix(prefix): a for k, a in w.items() if k.startswith(prefix)}
         taps = implicit_taps(part, x.shape[0], longest)
+        taps[:, count or len(x) :] = 0.0
         z = gates[n] * (convolve(z, taps) + w["skip"][:, n, None, None] * z)
     if "gate" in w:
         z = z / (1 + np.exp(-np.einsum("di,tbi->dbt", w["gate"], x)))

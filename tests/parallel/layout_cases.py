@@ -54,6 +54,7 @@ SINGLE = {sign: Case(replace(BASE, pattern=sign)) for sign in "SMLHAW"}
 CASES = SINGLE | {
     "[SMLA]2": Case(replace(BASE, pattern="[SMLA]2", ffn_hidden_size=48)),
     "H3gated": Case(replace(BASE, pattern="H", hyena_order=3, hyena_output_gate=True)),
+    "H of few taps": Case(replace(BASE, pattern="H", hyena_filter_size=40, use_fft_conv=False)),
     "untied": Case(replace(MIXED, tie_embeddings=False)),
     "others": Case(MIXED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True))),
     "packed": Case(MIXED, packed=True),

@@ -28,6 +28,7 @@ CASES = {
     "cp4 no mlp": ["parallel.context=4", "parallel.recompute=LA", "model.ffn_hidden_size=-1"],
     "cp4 bf16": ["parallel.context=4", "train.precision=bf16"],
     "tp2": ["parallel.tensor=2"],
+    "tp2 few taps": ["parallel.tensor=2", "model.hyena_filter_size=40"],
     "tp4sp": ["parallel.tensor=4", "parallel.sequence=true", "parallel.recompute=block"],
     "tp2cp2": ["parallel.tensor=2", "parallel.context=2", "parallel.recompute=SH"],
     "tp2spcp2": ["parallel.tensor=2", "parallel.sequence=true", "parallel.context=2"],

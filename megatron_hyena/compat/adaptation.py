@@ -50,9 +50,11 @@ def fine_tune_hyena_for_task(
         )
     changes = {"hyena_filter_size": _taps(model, task_type)} | fields
     adapted = HyenaGLT(replace(model.config, **changes), recompute=recompute)
-    first = next(model.parameters())
-    adapted = adapted.to(device=first.device, dtype=first.dtype)
     _check_weights(model, adapted)
+    first = next(model.parameters())
+    adapted = adapted.to(first.device)
+    if first.dtype != torch.float32:
+        adapted = adapted.to(first.dtype)
     adapted.load_state_dict(model.state_dict())
     if is_causal(adapted) != causal:
         now = "causal" if causal else "bidirectional"
@@ -73,7 +75,8 @@ def is_causal(model: HyenaGLT) -> bool:
     other = ids.clone()
     other[:, -1] = (other[:, -1] + 1) % vocabulary
     device = next(model.parameters()).device
-    states, changed = (tried(x.to(device)).last_hidden_state[:, :-1] for x in (ids, other))
+    earlier = slice(PROBE_BYTES - 1)
+    states, changed = (tried(x.to(device)).last_hidden_state[:, earlier] for x in (ids, other))
     return bool((states - changed).abs().max() <= ROUNDING * states.abs().max())
 
 

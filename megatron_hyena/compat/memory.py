@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.pattern import Stage, parse_layout
 from megatron_hyena.errors import UserError
 
 GIB = 1024**3
@@ -25,9 +26,9 @@ def estimate_memory_usage(
         config: `HyenaGLTConfig`, or any object with `d_model` and `n_layers`.
         batch_size: sequences.
         sequence_length: bytes of each.
-        merge_ratio: here the fraction *kept*, 1 for no merging. None takes 1 - merge_ratio of a
-            `HyenaGLTConfig` with merged stages (whose field is the fraction removed), and the
-            attribute `merge_ratio`, if any, of another object.
+        merge_ratio: here the fraction *kept*, 1 for no merging. None takes, of a `HyenaGLTConfig`
+            (whose field is the fraction removed), the mean over its blocks, those outside merged
+            stages keeping all; and of another object its attribute `merge_ratio`, if any.
     Returns:
         `standard_memory_gb`, `merged_memory_gb` (GiB), and `memory_reduction`, a fraction.
     Raises:
@@ -67,7 +68,19 @@ def _sizes(config: Any) -> tuple[int, int]:
 
 
 def _kept(config: Any) -> float:
-    ratio = getattr(config, "merge_ratio", None)
     if isinstance(config, HyenaGLTConfig):
-        return 1.0 - float(ratio) if ratio is not None and "(" in config.pattern else 1.0
-    return 1.0 if ratio is None else float(ratio)
+        kept = _kept_by_block(parse_layout(config.pattern).items, 1.0, config.merge_ratio)
+        return sum(kept) / len(kept)
+    return float(getattr(config, "merge_ratio", 1.0))
+
+
+def _kept_by_block(items: tuple[int | Stage, ...], outside: float, removed: float) -> list[float]:
+    """The fraction of the bytes that each block sees, in stages of stages too."""
+    found: list[float] = []
+    for item in items:
+        if isinstance(item, Stage):
+            own = removed if item.merge_ratio is None else item.merge_ratio
+            found += _kept_by_block(item.items, outside * (1 - own), removed)
+        else:
+            found.append(outside)
+    return found

@@ -96,7 +96,7 @@ class MultiTaskHyenaGLT(nn.Module):
     ) -> Tensor:
         """ids [B, L] -> states after backbone and shared layers, [B, L, d]."""
         output = self.backbone(input_ids, document_ids=document_ids, **inputs)
-        x = output.last_hidden_state.transpose(0, 1)
+        x = output.last_hidden_state[:, : input_ids.shape[1]].transpose(0, 1)
         documents = None if document_ids is None else Documents.from_ids(document_ids.long())
         span = Span.of_rank(0, len(x), documents)
         for layer in self.shared_layers:

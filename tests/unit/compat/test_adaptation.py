@@ -68,6 +68,18 @@ def test_dtype_mode_and_other_fields() -> None:
     assert again.recomputed == (True, False)
 
 
+def test_a_merging_model_keeps_its_controllers_too() -> None:
+    model = trained("S(H)S", hyena_filter_size=40)
+    buffers = dict(model.named_buffers())
+    assert buffers
+    for buffer in buffers.values():
+        buffer.copy_(torch.full_like(buffer, 0.25))
+    adapted = fine_tune_hyena_for_task(model, "variant_calling")
+    for name, buffer in adapted.state_dict().items():
+        assert torch.equal(buffer, model.state_dict()[name]), name
+        assert buffer.dtype == model.state_dict()[name].dtype
+
+
 class LooksAhead(nn.Module):
     """A mixer that sees the next position too."""
 
@@ -75,7 +87,7 @@ class LooksAhead(nn.Module):
         return x.roll(-1, 0)
 
 
-@pytest.mark.parametrize("pattern", ["H", "A", "SMLHAW"])
+@pytest.mark.parametrize("pattern", ["H", "A", "SMLHAW", "S(HA)S"])
 def test_causality_is_told_from_what_the_model_does(pattern: str) -> None:
     for model in (trained(pattern), HyenaGLT(small_config(pattern))):
         model.train()

@@ -130,18 +130,19 @@ def test_the_guides_merge_ratio_is_the_fraction_kept_and_1_without_one() -> None
     assert kept["memory_reduction"] == pytest.approx(0.75 * 96 / 100)
 
 
-def test_a_configurations_merge_ratio_is_the_fraction_removed() -> None:
-    class Merging(HyenaGLTConfig):
-        merge_ratio = 0.75
-
-    config = Merging(hidden_size=768, pattern="[H]12")
-    assert estimate_memory_usage(config, 1, 1000)["memory_reduction"] == 0.0
-    object.__setattr__(config, "pattern", "([H]12)")
-    config_signs = {"signs": property(lambda self: ("H",) * 12)}
-    staged = type("Staged", (Merging,), config_signs)(hidden_size=768, pattern="[H]12")
-    object.__setattr__(staged, "pattern", "([H]12)")
-    found = estimate_memory_usage(staged, 1, 1000)
-    assert found["memory_reduction"] == pytest.approx(0.75 * 96 / 100)
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ("[H]12", 1.0),
+        ("([H]12)", 0.25),
+        ("H([H]10)H", (2 + 10 * 0.25) / 12),
+        ("H([H]5(H[H]4)0.5)H", (2 + 5 * 0.25 + 5 * 0.25 * 0.5) / 12),
+    ],
+)
+def test_a_configurations_merge_ratio_is_the_fraction_removed(pattern: str, kept: float) -> None:
+    config = HyenaGLTConfig(hidden_size=768, pattern=pattern, merge_ratio=0.75)
+    found = estimate_memory_usage(config, 1, 48_000)
+    assert found["memory_reduction"] == pytest.approx((1 - kept) * 96 / 100)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,3 +274,19 @@ def test_the_package_starts_without_torch_and_its_names_without_the_engine() -> 
         "assert not {'deepspeed', 'megatron'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "seeds.md").read_text(encoding="utf-8")
+    section = page.split("## Classes and functions\n")[1].split("\nWhat the sketches")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(megatron_hyena.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_examples_of_the_page_run(number: int) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "seeds.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile(blocks[number], "docs/seeds.md", "exec"), {})

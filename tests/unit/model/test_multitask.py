@@ -82,6 +82,15 @@ def test_a_task_trains_the_whole_backbone_the_shared_layers_and_its_own_head(nam
         assert all(p.grad is None for p in model.head(other).parameters())
 
 
+def test_merging_inside_leaves_states_per_byte() -> None:
+    """Also where the length is no multiple of the merging window."""
+    model = MultiTaskHyenaGLT(small_config("S(H)S"), TASKS, shared_layers=1)
+    disturb(model)
+    assert model(IDS, "exon").shape == (3, L, 3)
+    loss_of(model, "exon", attention_mask=torch.ones(3, L)).backward()
+    assert model.backbone.blocks[1].mixer.get_parameter("projection").grad is not None
+
+
 def test_documents_stay_apart_in_shared_layers_too() -> None:
     model, ids = made(shared_layers=1), IDS[:1]
     documents = torch.tensor([[0] * 5 + [1] * (L - 5)])

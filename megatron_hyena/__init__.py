@@ -7,43 +7,9 @@ without torch. `docs/seeds.md` says what each of the names is.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from megatron_hyena.config.model import HyenaGLTConfig
-
-if TYPE_CHECKING:
-    from megatron_hyena.compat.adaptation import (
-        fine_tune_hyena_for_task as fine_tune_hyena_for_task,
-    )
-    from megatron_hyena.compat.blocks import FeedForward as FeedForward
-    from megatron_hyena.compat.blocks import HyenaDynamicLayer as HyenaDynamicLayer
-    from megatron_hyena.compat.blocks import ResidualHyenaLayer as ResidualHyenaLayer
-    from megatron_hyena.compat.blocks import RotaryPositionalEmbedding as RotaryPositionalEmbedding
-    from megatron_hyena.compat.configs import (
-        HybridAttentionHyenaConfig as HybridAttentionHyenaConfig,
-    )
-    from megatron_hyena.compat.configs import create_hybrid_model as create_hybrid_model
-    from megatron_hyena.compat.configs import (
-        optimize_for_sequence_length as optimize_for_sequence_length,
-    )
-    from megatron_hyena.compat.configs import (
-        recompute_for_sequence_length as recompute_for_sequence_length,
-    )
-    from megatron_hyena.compat.memory import estimate_memory_usage as estimate_memory_usage
-    from megatron_hyena.compat.operators import HyenaBlock as HyenaBlock
-    from megatron_hyena.compat.operators import HyenaFilter as HyenaFilter
-    from megatron_hyena.compat.operators import HyenaOperator as HyenaOperator
-    from megatron_hyena.compat.operators import StableHyenaOperator as StableHyenaOperator
-    from megatron_hyena.compat.operators import StripedHyenaOperator as StripedHyenaOperator
-    from megatron_hyena.compat.operators import StrippedHyenaOperator as StrippedHyenaOperator
-    from megatron_hyena.data.tokenizer import GenomicTokenizer as GenomicTokenizer
-    from megatron_hyena.model.heads import RegressionHead as RegressionHead
-    from megatron_hyena.model.heads import SequenceClassificationHead as SequenceClassificationHead
-    from megatron_hyena.model.heads import TokenClassificationHead as TokenClassificationHead
-    from megatron_hyena.model.hyena_glt import HyenaGLT as HyenaGLT
-    from megatron_hyena.model.hyena_glt import HyenaGLT as HyenaGLTModel
-    from megatron_hyena.model.multitask import MultiTaskHyenaGLT as MultiTaskHyenaGLT
-    from megatron_hyena.observe.monitor import HyenaPerformanceMonitor as HyenaPerformanceMonitor
 
 __version__ = "0.1.0"
 _NAMES = {

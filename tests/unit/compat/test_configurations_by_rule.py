@@ -122,7 +122,7 @@ def test_the_guides_estimate_has_the_guides_numbers() -> None:
 
 
 def test_the_guides_merge_ratio_is_the_fraction_kept_and_1_without_one() -> None:
-    config = HyenaGLTConfig(d_model=768, n_layers=12)
+    config = HyenaGLTConfig.from_seed(d_model=768, n_layers=12)
     whole = estimate_memory_usage(config, 2, 1000)
     assert whole["memory_reduction"] == 0.0
     assert whole == estimate_memory_usage(SimpleNamespace(d_model=768, n_layers=12), 2, 1000)

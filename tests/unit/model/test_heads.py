@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -116,11 +117,18 @@ def test_masks_and_states_of_another_shape_are_refused() -> None:
     refused(lambda: Pooling(D, "middle"), "'middle'", "attention")
 
 
-HEADS = {
-    **{kind: lambda kind=kind: SequenceClassificationHead(D, 3, pooling=kind) for kind in POOLINGS},
+def pooled_head(kind: str) -> Callable[[], TaskHead]:
+    return lambda: SequenceClassificationHead(D, 3, pooling=kind)
+
+
+def regression_head(kind: str) -> Callable[[], TaskHead]:
+    return lambda: RegressionHead(D, 2, loss=kind)
+
+
+HEADS: dict[str, Callable[[], TaskHead]] = {
+    **{kind: pooled_head(kind) for kind in POOLINGS},
     "token": lambda: TokenClassificationHead(D, 3),
-    **{kind: lambda kind=kind: RegressionHead(D, 2, loss=kind) for kind in ("mse", "huber")},
-    "poisson": lambda: RegressionHead(D, 2, loss="poisson"),
+    **{kind: regression_head(kind) for kind in ("mse", "huber", "poisson")},
 }
 
 

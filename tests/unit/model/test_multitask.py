@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from megatron_hyena.model.tasks import (
 from tests.oracles.drawing import disturb, draw_bytes, small_config
 
 L = 12
-TASKS = {
+TASKS: dict[str, Any] = {
     "promoter": {"kind": "classification", "num_classes": 2, "dropout": 0.0, "examples": 900},
     "exon": {"kind": "token_classification", "num_classes": 3, "dropout": 0.0, "examples": 100},
     "expression": Task("regression", output_dim=2, dropout=0.0, weight=0.5),
@@ -43,7 +44,7 @@ def reproducible() -> None:
 
 
 def made(**options: object) -> MultiTaskHyenaGLT:
-    model = MultiTaskHyenaGLT(small_config("SHA"), TASKS, **options)  # type: ignore[arg-type]
+    model = MultiTaskHyenaGLT(small_config("SHA"), TASKS, **options)
     disturb(model)
     return model
 
@@ -88,7 +89,7 @@ def test_merging_inside_leaves_states_per_byte() -> None:
     disturb(model)
     assert model(IDS, "exon").shape == (3, L, 3)
     loss_of(model, "exon", attention_mask=torch.ones(3, L)).backward()
-    assert model.backbone.blocks[1].mixer.get_parameter("projection").grad is not None
+    assert all(p.grad is not None for p in model.backbone.blocks[1].parameters())
 
 
 def test_documents_stay_apart_in_shared_layers_too() -> None:
@@ -130,7 +131,9 @@ def test_uncertainty_weights_by_hand() -> None:
     expected = math.exp(-s[0]) * 2 + s[0] / 2 + 0.5 * math.exp(-s[2]) * 6 + s[2] / 2
     assert model.total_loss(losses).item() == pytest.approx(expected, rel=1e-5)
     model.total_loss({name: loss_of(model, name) for name in TASKS}).backward()
-    assert (model.balance.get_parameter("log_variance").grad != 0).all()
+    grad = model.balance.get_parameter("log_variance").grad
+    assert grad is not None
+    assert grad.abs().amin() > 0
 
 
 def test_every_parameter_carries_how_it_is_cut() -> None:
@@ -187,8 +190,10 @@ def test_all_heads_can_take_part_in_every_step(one_rank: None) -> None:
     with pytest.raises(RuntimeError, match="reduction"):
         two_steps(all_heads=False)
     model = two_steps(all_heads=True)
-    assert all((p.grad == 0).all() for p in model.head("expression").parameters())
-    assert all(p.grad.abs().amax() > 0 for p in model.head("exon").parameters())
+    for name, idle in (("expression", True), ("exon", False)):
+        for parameter in model.head(name).parameters():
+            assert parameter.grad is not None
+            assert (parameter.grad.abs().amax() == 0) == idle
 
 
 class WithLoss(torch.nn.Module):

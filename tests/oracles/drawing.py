@@ -24,6 +24,7 @@ def small_config(pattern: str = "S", **changes: object) -> HyenaGLTConfig:
         "hyena_filter_order": 6,
         "max_sequence_length": 251,
         "attention_window": 24,
+        "motifs": ("CG", "palindrome"),
         "init_std": 0.3,
     }
     return HyenaGLTConfig(**{**values, **changes})  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def _items(text: str) -> list[str]:
     """`[a, b]` or `a,b`."""
     inside = text.strip().removeprefix("[").removesuffix("]")
-    return [item.strip() for item in inside.split(",")] if inside.strip() else []
+    return [item.strip(" \"'") for item in inside.split(",")] if inside.strip() else []
 
 
 def _check_keys(

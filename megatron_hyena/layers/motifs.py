@@ -31,12 +31,14 @@ def position_weights(pattern: str) -> Tensor:
 def pattern_taps(pattern: str, count: int) -> Tensor:
     """Taps [4, count] of one pattern of m letters, lag 0 first; their squares sum to 1.
 
-    Lag k meets letter m - 1 - k. The pattern is repeated over the taps, each earlier copy with
-    half the weight of the one behind it, so that no long filter rings.
+    Lag k meets letter m - 1 - k. The pattern is repeated as often as it fits, each earlier copy
+    with half the weight of the one behind it, so that no long filter rings; the rest is 0.
     """
     weights = position_weights(pattern).flip(1)
-    lags = torch.arange(count)
-    taps = weights[:, lags % len(pattern)] * 0.5 ** (lags // len(pattern)).to(weights.dtype)
+    copies = count // len(pattern)
+    taps = torch.zeros(len(BASES), count)
+    halves = torch.repeat_interleave(0.5 ** torch.arange(copies), len(pattern))
+    taps[:, : len(halves)] = weights.repeat(1, copies) * halves
     return taps / taps.norm()
 
 

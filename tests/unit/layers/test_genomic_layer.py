@@ -53,7 +53,7 @@ def with_scores(score: Tensor, documents: Documents | None = None) -> Span:
 def test_a_new_layer_computes_what_h_computes(filter_name: str, scored: bool) -> None:
     """Bit for bit, outputs and the gradients of all that both have."""
     config = small_config("H", hyena_filter=filter_name, hyena_output_gate=True)
-    plain, genomic = HyenaOperator(config, DenseProvider()), None
+    plain = HyenaOperator(config, DenseProvider())
     genomic = GenomicHyenaOperator(replace(config, pattern="G"), DenseProvider())
     for layer in (plain, genomic):
         initialise(layer, 4, 0, 1)
@@ -62,12 +62,16 @@ def test_a_new_layer_computes_what_h_computes(filter_name: str, scored: bool) ->
     assert torch.equal(*outputs)
     for output in outputs:
         output.cos().sum().backward()
-    ours = dict(genomic.named_parameters())
-    for name, parameter in plain.named_parameters():
-        assert torch.equal(parameter.grad, ours[name].grad), name
+    theirs, ours = (
+        {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+        for layer in (plain, genomic)
+    )
+    assert theirs.keys() == dict(plain.named_parameters()).keys()
+    for name, gradient in theirs.items():
+        assert torch.equal(gradient, ours[name]), name
     # What opens the branches and the gate learns from the first step on.
-    assert (ours["motif.scale"].grad != 0).all() and (ours["structure.scale"].grad != 0).all()
-    assert bool((ours["conservation.weight"].grad != 0).all()) is scored
+    assert bool(ours["motif.scale"].all()) and bool(ours["structure.scale"].all())
+    assert bool(ours["conservation.weight"].all()) is scored
 
 
 @pytest.mark.parametrize("changes", [{}, {"hyena_order": 1}, {"hyena_order": 3}])
@@ -132,8 +136,8 @@ def test_the_gate_never_silences_and_at_most_doubles() -> None:
 
 def test_gradients_of_the_gate_are_those_of_its_equation() -> None:
     gate = ConservationFilter(small_config("G"), DenseProvider()).double()
-    disturb(gate.requires_grad_(False))
-    gate.requires_grad_(True)
+    initialise(gate, 0, 0, 1)
+    disturb(gate)
     y, score = draw(8, 2, 9).requires_grad_(), scores(9)
 
     def run(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -209,7 +213,8 @@ def test_ranks_that_share_a_sequence_hold_their_own_scores(size: int, ids: Tenso
     config, score = small_config("G", motif_length=33), scores()
     whole, x = small_mixer(config), draw(LENGTH, 2, 8, seed=5).requires_grad_()
     documents = None if ids is None else Documents.from_ids(ids)
-    expected, shared = whole(x, with_scores(score, documents)), dict(whole.named_parameters())
+    expected = whole(x, with_scores(score, documents))
+    shared: dict[str, Tensor] = dict(whole.named_parameters())
 
     def work(context: ThreadContext) -> Tensor:
         layer = mixer_class("G")(config, ThreadProvider(context, "all_to_all")).double()

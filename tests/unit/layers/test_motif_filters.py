@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
+from megatron_hyena.checkpoint.huggingface.export import export_huggingface
 from megatron_hyena.config import filters as names
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers import filters
@@ -174,7 +175,8 @@ def test_a_registered_filter_is_used_by_its_name(registered: str) -> None:
     found = layer.mix((torch.ones_like(v), v), (v[..., :0],) * 2, Span.alone(20))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     layer(x).sum().backward()
-    assert layer.filters[0].tap.grad.abs().min() > 0
+    gradient = layer.filters[0].tap.grad
+    assert gradient is not None and gradient.abs().min() > 0
 
 
 def test_a_model_of_a_registered_filter_is_saved_by_its_name(registered: str, tmp_path) -> None:
@@ -186,6 +188,15 @@ def test_a_model_of_a_registered_filter_is_saved_by_its_name(registered: str, tm
     names.HYENA_FILTERS.remove("echo")
     with pytest.raises(UserError, match=r"config.json: .*hyena_filter='echo' is unknown; did you"):
         HyenaGLT.from_pretrained(tmp_path)
+
+
+def test_a_model_of_a_registered_filter_is_not_exported_without_its_code(
+    registered: str, tmp_path
+) -> None:
+    model = HyenaGLT(small_config("H", hyena_filter=registered))
+    with pytest.raises(UserError, match=r"'echo' is registered by a program, .* implicit and gen"):
+        export_huggingface(model, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_names_are_registered_once_and_for_filters_only(registered: str) -> None:

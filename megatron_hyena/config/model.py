@@ -50,7 +50,8 @@ class HyenaGLTConfig:
     hyena_output_gate: bool = False
     """`H` and `G` multiply their output by a sigmoid gate of their input."""
     max_sequence_length: int = 65536
-    """Longest sequence of the `implicit` filters: they are functions of position / this."""
+    """Longest sequence of `H` and `G`, unless their filters are `genomic`; `implicit` ones are
+    functions of position / this."""
     motif_length: int = 10
     """Taps of the motif branch of `G`."""
     motifs: tuple[str, ...] = ("cg_dinucleotide", "tata_box", "palindrome")

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from megatron_hyena.checkpoint.format import read_manifest, resolve_checkpoint
-from megatron_hyena.checkpoint.tensors import WEIGHT, read_parameters
+from megatron_hyena.checkpoint.tensors import WEIGHT, read_buffers, read_parameters
 from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 
@@ -26,4 +27,7 @@ def load_dense(path: str | Path) -> tuple[HyenaGLT, Path]:
     with torch.no_grad():
         for name, tensors in read_parameters(folder, manifest, [WEIGHT]):
             parameters[name].copy_(tensors[WEIGHT])
+        buffers = rate_state(model)
+        for name, saved in read_buffers(folder, manifest).items():
+            buffers[name].copy_(saved)
     return model.eval(), folder

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Manifest:
         tensor_size: tensor-parallel ranks, one file each.
         parameters: name -> {"shape", "dim", "blocks"} of the full tensor and its cut.
         files: name -> bytes.
+        buffers: names of what training moves beside the parameters: the state of merging's rates.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Manifest:
     tensor_size: int
     parameters: dict[str, dict[str, Any]]
     files: dict[str, int]
+    buffers: list[str] = field(default_factory=list)
     format: int = FORMAT
 
 

@@ -15,7 +15,7 @@ from megatron_hyena.checkpoint.format import Manifest, tensor_file
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.parameter import Cut
 
-WEIGHT = "weight"
+WEIGHT, BUFFER = "weight", "buffer"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -54,6 +54,16 @@ def read_parameters(
                 blocks=described["blocks"],
             )
             yield name, {kind: _recut(files, f"{kind}/{name}", cut, rank, size) for kind in kinds}
+
+
+def read_buffers(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """State that is neither cut nor trained by the optimizer, by name; every rank saved it."""
+    path = folder / tensor_file(0, manifest.tensor_size)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(f"{BUFFER}/{name}") for name in manifest.buffers}
+    except Exception as error:
+        raise UserError(f"{path}: cannot read its tensors: {error}") from error
 
 
 def _recut(files: list[safe_open], key: str, cut: Cut, rank: int, size: int) -> Tensor:

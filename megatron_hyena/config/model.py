@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_hyena.config.filters import check_hyena_filter
+from megatron_hyena.config.merging import check_merging
 from megatron_hyena.config.motifs import check_motifs
 from megatron_hyena.config.pattern import parse_pattern
 from megatron_hyena.errors import UserError
@@ -17,7 +18,8 @@ class HyenaGLTConfig:
     pattern: str = "[SMLA]2"
     """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `G`
     the same with genomic branches, `A` attention, `W` sliding-window attention; `[...]n` repeats;
-    white space is ignored."""
+    `(...)` merges positions inside, `(...)0.75` with a merge ratio of its own; white space is
+    ignored."""
     hidden_size: int = 256
     """Channels of the residual stream and of each mixer."""
     num_heads: int = 8
@@ -73,6 +75,44 @@ class HyenaGLTConfig:
     init_std: float = 0.02
     """Standard deviation of initial matrices; those that write to the residual stream are
     divided by the square root of twice the number of blocks."""
+    merger: str = "wcc"
+    """How positions are merged on entry to `( )`: `wcc` (a learned router opens chunks), `hnet`
+    (the same with a cosine router, chunks stand for their first position), `static` (chunks of
+    equal length) or `precomputed` (chunks begin where the track `boundaries` says)."""
+    merge_ratio: float = 0.5
+    """Fraction of positions that merging removes."""
+    window: int = 128
+    """Positions that share a budget of chunks; a document begins at a multiple of it."""
+    slots: int = 0
+    """Chunks a window can hold; 0 takes the expected number and two standard deviations."""
+    threshold: float = 0.5
+    """A position opens a chunk where its similarity to the one before is below this, before the
+    rate controller shifts it."""
+    similarity: str = "mlp"
+    """Similarity of neighbours: `mlp`, two layers of both, or `cosine` of two projections."""
+    router_temperature: float = 1.0
+    """Divides the router's logits."""
+    router_input: str = "encoder"
+    """What the router sees: `encoder`, the stage's input, or `trunk`, a small network over the last
+    64 bytes, whose decisions are the same in every layout and precision."""
+    merge_fn: str = "linear"
+    """A chunk's vector, of the mean of the chunk before it and the state at its opening: `linear`
+    of both, `select` the latter, or their `mean`."""
+    smoothing: str = "ema"
+    """Chunks are smoothed on exit by their probabilities (`ema`), or not (`none`)."""
+    adaptive: bool = False
+    """Merge more where sequence is simple, less where it is complex, with the same total."""
+    complexity: str = "window"
+    """Complexity for `adaptive`: `window`, learned from means of earlier windows, or `kmer`, the
+    entropy of 3-mers of the last 64 bytes."""
+    gamma: float = 2.0
+    """Strength of `adaptive`, logits per unit of complexity."""
+    ratio_loss: str = "lagged"
+    """Loss that pulls the rate towards `merge_ratio`: `lagged` or `none`."""
+    ratio_weight: float = 0.02
+    """Weight of that loss."""
+    controller_eta: float = 0.5
+    """Share of the distance to the asked rate by which the router is shifted after each step."""
 
     def __post_init__(self) -> None:
         signs = parse_pattern(self.pattern)
@@ -104,6 +144,7 @@ class HyenaGLTConfig:
                 f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
             )
         self._check_filters(signs)
+        check_merging(self)
 
     def _check_filters(self, signs: tuple[str, ...]) -> None:
         """The long filters of `H` and `G`, and the motifs with whatever starts from them."""

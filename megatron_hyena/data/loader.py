@@ -8,8 +8,8 @@ same windows whatever the layout. This is the only file of the data room that ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from types import TracebackType
 
@@ -42,6 +42,8 @@ class Batch:
     documents: torch.Tensor | None = None
     """int64 [B, L], the number of each input's document, of which a row may hold several; None
     where every sequence is of one document."""
+    tracks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Numbers beside the input bytes, by name, [B, L] each."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -50,7 +52,10 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         documents = None if self.documents is None else move(self.documents)
-        return Batch(move(self.input_ids), move(self.targets), move(self.weights), documents)
+        tracks = {name: move(track) for name, track in self.tracks.items()}
+        return Batch(
+            move(self.input_ids), move(self.targets), move(self.weights), documents, tracks
+        )
 
 
 def make_batch(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from megatron_hyena.config import Config
 from megatron_hyena.engine.groups import parameter_groups
 from megatron_hyena.engine.moments import prepare_moments
 from megatron_hyena.engine.norm import gradient_norm
+from megatron_hyena.engine.rates import MergingRates
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.engine.zero import MeshUnit, accumulation_steps, deepspeed_config
 from megatron_hyena.errors import UserError
@@ -52,6 +53,11 @@ class Sequences(Protocol):
         """The document of each input position, int64; None for one per row."""
         ...
 
+    @property
+    def tracks(self) -> Mapping[str, Tensor]:
+        """Numbers beside the bytes, by name."""
+        ...
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -63,6 +69,8 @@ class StepResult:
         lr: peak-group learning rate used.
         tokens: input bytes in the global batch.
         sent: bytes that this rank's layers sent to others: {kind: {direction: bytes}}.
+        ratio_loss: what is added to the loss to keep merging at its rate, nats per byte.
+        merging: figures of each merged stage; see `layers.merging.rate.Rate.update`.
     """
 
     loss: float
@@ -70,13 +78,15 @@ class StepResult:
     lr: float
     tokens: int
     sent: dict[str, dict[Direction, int]]
+    ratio_loss: float = 0.0
+    merging: tuple[dict[str, float], ...] = ()
 
 
 class Engine:
     """A model under DeepSpeed.
 
     Args:
-        model: one rank's share, with `token_losses(input_ids, targets, documents)` and `stretch`.
+        model: one rank's share, with `weighted_losses`; its merged stages have a `rate`.
         config: the run.
         mesh: its groups.
         device: of this rank.
@@ -91,6 +101,7 @@ class Engine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model, self.config, self.mesh, self.device = model, config, mesh, device
         self.step = 0
+        self.rates = MergingRates(model, mesh, config.parallel.sequence)
         optim = config.optim
         optimizer = torch.optim.AdamW(
             parameter_groups(model, optim),
@@ -124,18 +135,23 @@ class Engine:
         sums = _sum_over(self.mesh.data, sums.to(self.device))
         weight = sums.clamp(min=1e-12)  # with nothing to score, loss and gradient are 0
         scale = len(batches) * self.mesh.replica_size / weight
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        if self.step == 0:
+            self.rates.calibrate(lambda: self._forward_all(batches))
         for batch in batches:
-            loss = self._loss(batch)
-            self.deepspeed.backward(loss * scale.to(loss.dtype))
+            losses = self._losses(batch)
+            self.deepspeed.backward(losses.sum() * scale.to(losses.dtype))
             if self.config.parallel.zero_stage == 0 and batch is batches[-1]:
                 # Without ZeRO, DeepSpeed clips but does not tell the norm.
                 norm = gradient_norm(self.model, self.mesh)
             self.deepspeed.step()
-            total += loss.detach().double()
+            total += losses.detach().double()
         if self.config.parallel.zero_stage > 0:
             norm = self.deepspeed.get_global_grad_norm()
-        loss_value = (_sum_over(self.mesh.replicas, total) / weight).item()
+        total = _sum_over(self.mesh.replicas, total)
+        if self.config.parallel.sequence:  # each tensor rank has the ratio loss of its slice
+            total[1] = _sum_over(self.mesh.tensor, total[1])
+        loss_value, ratio_loss = (total / weight).tolist()
         if not math.isfinite(loss_value):
             raise UserError(
                 f"the loss of step {self.step + 1} is {loss_value}; lower optim.lr or "
@@ -143,7 +159,9 @@ class Engine:
             )
         self.step += 1
         tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
-        return StepResult(loss_value, float(norm), lr, tokens, self.mesh.traffic.take())
+        merging = self.rates.update()
+        sent = self.mesh.traffic.take()
+        return StepResult(loss_value, float(norm), lr, tokens, sent, ratio_loss, merging)
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Sequences]) -> tuple[float, float]:
@@ -154,7 +172,7 @@ class Engine:
         self.deepspeed.eval()
         nats, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in batches:
-            nats += self._loss(batch).double()
+            nats += self._losses(batch)[0].double()
             weight += batch.weights.sum().double()
         nats, weight = _sum_over(self.mesh.replicas, nats), _sum_over(self.mesh.data, weight)
         return nats.item(), weight.item()
@@ -165,12 +183,17 @@ class Engine:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value.item())
 
-    def _loss(self, batch: Sequences) -> Tensor:
-        """Sum of weighted nats of this rank's stretch of a micro-batch."""
-        loss: Tensor = self.deepspeed(
-            batch.input_ids, batch.targets, batch.weights, batch.documents
+    def _losses(self, batch: Sequences) -> Tensor:
+        """[language model, ratio loss] of a micro-batch: see `weighted_losses` of the model."""
+        losses: Tensor = self.deepspeed(
+            batch.input_ids, batch.targets, batch.weights, batch.documents, batch.tracks
         )
-        return loss
+        return losses
+
+    @torch.no_grad()
+    def _forward_all(self, batches: Sequence[Sequences]) -> None:
+        for batch in batches:
+            self._losses(batch)
 
 
 def _sum_over(group: dist.ProcessGroup, value: Tensor) -> Tensor:
@@ -180,7 +203,7 @@ def _sum_over(group: dist.ProcessGroup, value: Tensor) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """The forward pass that DeepSpeed wraps: the sum of weighted nats of one micro-batch.
+    """The forward pass that DeepSpeed wraps: sums of weighted nats of one micro-batch.
 
     Autocast to bfloat16 is entered here: DeepSpeed switches off one that is entered around it.
     """
@@ -189,10 +212,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, precision == "bf16"
 
-    def forward(
-        self, input_ids: Tensor, targets: Tensor, weights: Tensor, documents: Tensor | None
-    ) -> Tensor:
-        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-            nll = self.model.token_losses(input_ids, targets, documents)  # type: ignore[operator]
-        own: Tensor = self.model.stretch(weights)  # type: ignore[operator]
-        return (nll * own.to(nll.dtype)).sum()
+    def forward(self, *batch: Any) -> Tensor:
+        device = batch[0].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            losses: Tensor = self.model.weighted_losses(*batch)  # type: ignore[operator]
+        return losses

@@ -18,11 +18,19 @@ from megatron_hyena.checkpoint.format import (
     write_manifest,
 )
 from megatron_hyena.checkpoint.start import find_start
-from megatron_hyena.checkpoint.tensors import MOMENTS, WEIGHT, read_parameters, write_tensors
+from megatron_hyena.checkpoint.tensors import (
+    BUFFER,
+    MOMENTS,
+    WEIGHT,
+    read_buffers,
+    read_parameters,
+    write_tensors,
+)
 from megatron_hyena.config import config_dict
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.state import read_state, write_state
 from megatron_hyena.errors import UserError
+from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
 
 
@@ -42,6 +50,7 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
         if mesh.replica_rank == 0
         for kind, tensor in kinds.items()
     }
+    tensors |= {f"{BUFFER}/{name}": buffer for name, buffer in rate_state(engine.model).items()}
 
     def begin() -> None:
         shutil.rmtree(building, ignore_errors=True)
@@ -86,6 +95,9 @@ def resume(engine: Engine) -> Path | None:
         folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
     )
     write_state(engine, tensors, manifest.step)
+    buffers = rate_state(engine.model)
+    for name, saved in read_buffers(folder, manifest).items():
+        buffers[name].copy_(saved)
     return folder
 
 
@@ -102,6 +114,7 @@ def _manifest(engine: Engine, building: Path) -> Manifest:
             name: {"shape": list(cut.shape), "dim": cut.dim, "blocks": cut.blocks}
             for name, cut in cuts.items()
         },
+        buffers=list(rate_state(engine.model)),
         files={p.name: p.stat().st_size for p in sorted(building.glob("tensor_*"))},
     )
 

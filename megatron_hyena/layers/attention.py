@@ -46,17 +46,19 @@ class Attention(Mixer):
         context, exchange = self.provider.context, self.provider.exchange
         if exchange == "all_to_all":
             whole = context.switch(qkv, cut=2, join=0)
-            y = self.over_span(whole, Span(0, len(whole), span.whole, span.whole))
+            y = self.over_span(
+                whole, Span(0, len(whole), span.whole, span.whole, places=span.places)
+            )
             return context.switch(y, cut=0, join=2)
         return self.over_span(qkv, span)
 
     def over_span(self, qkv: Tensor, span: Span) -> Tensor:
         """Attention of the span's queries to its own keys and those brought from before it."""
         q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, l, head_dim]
-        place = positions(span.start, span.length, span.own, like=qkv)
-        cos, sin = rotary_angles(place, q.shape[-1], self.rope_base)
+        cos, sin = rotary_angles(positions(span, like=qkv), q.shape[-1], self.rope_base)
         k, v = self.with_history(rotate(k, cos, sin), v, span)
-        y = causal_attention(rotate(q, cos, sin), k, v, self.window, span.own)
+        present = span.present(history=k.shape[2] - span.length)
+        y = causal_attention(rotate(q, cos, sin), k, v, self.window, span.own, present)
         return y.permute(2, 0, 1, 3)
 
     def with_history(self, k: Tensor, v: Tensor, span: Span) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,7 @@ class HyenaMixer(Mixer):
         """x [L, B, h] -> [L, B, h]; gates and convolutions in fp32 (fp64 for fp64)."""
         x = self.provider.enter(x_LBH)
         span = span or Span.alone(len(x))
+        x = span.mask_empty(x)
         projected = to_channel_first(x, self.projection)
         streams, before = (
             part.unflatten(0, (-1, self.streams)).unbind(1)

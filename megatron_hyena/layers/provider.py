@@ -102,6 +102,8 @@ class Provider(Protocol):
     Attributes:
         rank, size: place in the group of ranks that share each layer's channels.
         context: the ranks that share each sequence.
+        stream: the ranks that share each sequence of the residual stream: those of `context`, and
+            under sequence parallelism the tensor ranks too.
         exchange: how the layer at hand reaches other spans, a name of `layers.exchange`; `local`
             if it need not.
         sequence_multiple: a sequence is padded to a multiple of this.
@@ -110,6 +112,7 @@ class Provider(Protocol):
     rank: int
     size: int
     context: Context
+    stream: Context
     exchange: str
     sequence_multiple: int
 
@@ -153,6 +156,7 @@ class DenseProvider:
     rank = 0
     size = 1
     context: Context = OneRank()
+    stream: Context = OneRank()
     exchange = "local"
     sequence_multiple = 1
 

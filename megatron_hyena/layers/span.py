@@ -21,6 +21,9 @@ class Span:
         whole: documents of the whole sequence; None for one per row.
         own: the same, of the positions held.
         tracks: numbers beside the bytes, by name, each [B, l] of the positions held.
+        places: on a merged axis, where in its document each position of the whole axis stands, in
+            bytes, int [B, whole]; -1 for an empty slot. None: no position is empty, and places
+            are positions.
     """
 
     start: int
@@ -28,6 +31,7 @@ class Span:
     whole: Documents | None = None
     own: Documents | None = None
     tracks: Mapping[str, Tensor] = field(default_factory=dict)
+    places: Tensor | None = None
 
     @classmethod
     def alone(cls, length: int) -> Span:
@@ -35,11 +39,31 @@ class Span:
         return cls(0, length)
 
     @classmethod
-    def of_rank(cls, rank: int, length: int, whole: Documents | None) -> Span:
+    def of_rank(
+        cls,
+        rank: int,
+        length: int,
+        whole: Documents | None,
+        tracks: Mapping[str, Tensor] | None = None,
+    ) -> Span:
         """The `rank`-th stretch of `length` positions."""
         start = rank * length
         own = None if whole is None else whole.stretch(start, start + length)
-        return cls(start, length, whole, own)
+        return cls(start, length, whole, own, tracks or {})
+
+    def present(self, history: int = 0) -> Tensor | None:
+        """Which positions held, and `history` before them, are not empty: bool [B, history + l].
+
+        None if none is empty.
+        """
+        if self.places is None:
+            return None
+        return self.places[:, self.start - history : self.start + self.length] >= 0
+
+    def mask_empty(self, x_LBH: Tensor) -> Tensor:
+        """Zero the empty positions of x [l, B, h]."""
+        present = self.present()
+        return x_LBH if present is None else x_LBH * present.t()[..., None].to(x_LBH.dtype)
 
     def mask_history(self, history: Tensor) -> Tensor:
         """Zero what belongs to another document in history [..., B, h], the nearest last."""
@@ -57,12 +81,14 @@ class Span:
         return spilled.masked_fill(begun_here, 0.0)
 
 
-def positions(start: int, length: int, documents: Documents | None, like: Tensor) -> Tensor:
+def positions(span: Span, like: Tensor) -> Tensor:
     """Positions for rotary angles, [L] or [B, 1, L] (heads between), fp32 or wider as `like`.
 
-    They count from the start of each document.
+    They count bytes from the start of each document.
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if documents is None:
-        return torch.arange(start, start + length, device=like.device, dtype=dtype)
-    return documents.position_BL[:, None].to(dtype)
+    if span.places is not None:
+        return span.places[:, None, span.start : span.start + span.length].to(dtype)
+    if span.own is not None:
+        return span.own.position_BL[:, None].to(dtype)
+    return torch.arange(span.start, span.start + span.length, device=like.device, dtype=dtype)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.errors import UserError
@@ -19,9 +19,7 @@ from megatron_hyena.errors import UserError
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def write_folder(
-    folder: Path, config: HyenaGLTConfig, parameters: Mapping[str, nn.Parameter]
-) -> None:
+def write_folder(folder: Path, config: HyenaGLTConfig, parameters: Mapping[str, Tensor]) -> None:
     """Write both files, each under a hidden name first; older ones are replaced whole."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in parameters.items()}
@@ -55,8 +53,8 @@ def read_config(folder: Path) -> HyenaGLTConfig:
 
 
 @torch.no_grad()
-def read_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Copy `model.safetensors` into `parameters`.
+def read_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
+    """Copy `model.safetensors` into `parameters` (and buffers).
 
     Raises:
         UserError: missing, damaged, or with other tensors.

@@ -5,14 +5,16 @@
 `HyenaGLT(config)` is the dense model in plain torch; with a parallel provider the same class is
 one rank's share of it: of the channels, and of each sequence. All ranks of a sequence are given the
 whole of it and compute their own stretch. A length that the layout does not divide is padded at the
-end, which changes nothing before it. L length, l stretch of one rank (L on one rank), B batch, h
-hidden size, V vocabulary.
+end, which changes nothing before it. Blocks between `(` and `)` of the pattern see merged
+positions: `layers.merging`. L length, l stretch of one rank (L on one rank), B batch, h hidden
+size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,22 +22,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from megatron_hyena.config.merging import length_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.config.pattern import SIGNS, chooses
+from megatron_hyena.config.pattern import SIGNS, Stage, chooses, parse_layout
 from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
+from megatron_hyena.layers.merging.axis import Axis, slot_documents
+from megatron_hyena.layers.merging.rate import rate_state
+from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.mlp import GatedMLP
 from megatron_hyena.layers.norm import RMSNorm
 from megatron_hyena.layers.parameter import initialise
 from megatron_hyena.layers.provider import DenseProvider, Provider
 from megatron_hyena.layers.span import Span
+from megatron_hyena.model.byte_axis import ByteAxis
 from megatron_hyena.model.folder import read_config, read_weights, write_folder
 from megatron_hyena.ops.documents import Documents
 
 LOSS_SLICE = 16384
 """Positions (over all rows) whose logits are held at once under recomputation."""
-PADDING = 0
-"""Byte behind the end of a sequence that the layout does not divide; nothing reads it."""
+PADDING = 1
+"""PAD, the byte behind the end of a sequence that the layout does not divide; nothing reads it."""
+Tracks = Mapping[str, Tensor]
+"""Numbers beside the bytes, by name: [B, L] each."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,28 @@ class HyenaGLTOutput:
         last_hidden_state: after the final norm, [B, L, h] (of this rank's stretch, and slice under
             sequence parallelism).
         loss: mean nats per predicted byte, when labels were given.
+        ratio_loss: the mean of what pulls merging to its rate, to be added to the loss in training;
+            0 without a learned router. When labels were given.
+        merges: what each merged stage decided, by number.
     """
 
     logits: Tensor
     last_hidden_state: Tensor
     loss: Tensor | None = None
+    ratio_loss: Tensor | None = None
+    merges: tuple[Merge, ...] = ()
+
+
+@dataclass
+class Pass:
+    """What a forward pass gathers on its way: decisions by stage, and penalties.
+
+    Attributes:
+        penalty_LB: nats of each position of this rank's slice of the stream; 0 for none.
+    """
+
+    merges: dict[int, Merge] = field(default_factory=dict)
+    penalty_LB: Tensor | float = 0.0
 
 
 def mixer_class(sign: str) -> type[Mixer]:
@@ -107,6 +133,14 @@ class HyenaGLT(nn.Module):
         ends = self.provider.of_layer("embedding, head")
         self.embedding = Embedding(config, ends)
         self.blocks = nn.ModuleList(Block(s, config, self.provider) for s in config.signs)
+        self.layout = parse_layout(config.pattern)
+        shapes = stage_shapes(config)
+        self.stages = nn.ModuleList(
+            MergedStage(shapes[stage.number], stage.depth, config, self.provider)
+            for stage in self.layout.stages
+        )
+        self.byte_axis = ByteAxis(config)
+        self.length_multiple = length_multiple(config)
         self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
         tied = config.tie_embeddings
         self.head = Head(self.embedding.weight if tied else vocabulary_weight(config, ends))
@@ -116,43 +150,143 @@ class HyenaGLT(nn.Module):
 
     def stretch(self, whole_BL: Tensor, padding: float = PADDING) -> Tensor:
         """This rank's positions [B, l] of a tensor of whole sequences [B, L], padded if need be."""
-        missing = -whole_BL.shape[1] % self.provider.sequence_multiple
         context = self.provider.context
-        padded = F.pad(whole_BL, (0, missing), value=padding) if missing else whole_BL
-        return padded.chunk(context.size, dim=1)[context.rank]
+        return self._padded(whole_BL, padding).chunk(context.size, dim=1)[context.rank]
 
-    def hidden(self, input_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    def _padded(self, whole_BL: Tensor, padding: float) -> Tensor:
+        missing = -whole_BL.shape[1] % (self.provider.sequence_multiple * self.length_multiple)
+        return F.pad(whole_BL, (0, missing), value=padding) if missing else whole_BL
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        document_ids: Tensor | None = None,
+        tracks: Tracks | None = None,
+    ) -> Tensor:
         """ids [B, L] -> final hidden states [l, B, h] (a slice of l under sequence parallelism)."""
-        own = self.stretch(input_ids)
-        span = self._span(own.shape[1], document_ids)
-        x = self.embedding(own.t())
-        for block, recomputed in zip(self.blocks, self.recomputed, strict=True):
-            if recomputed and self.training:
-                x = checkpoint(block, x, span, use_reentrant=False)
-            else:
-                x = block(x, span)
-        normed: Tensor = self.final_norm(x)
-        return normed
+        return self._run(input_ids, document_ids, tracks)[0]
 
-    def _span(self, length: int, document_ids: Tensor | None) -> Span:
-        whole, context = None, self.provider.context
-        if document_ids is not None:
-            # Padding is a document of its own.
-            missing = length * context.size - document_ids.shape[1]
-            whole = Documents.from_ids(F.pad(document_ids.long(), (0, missing), value=-1))
-        return Span.of_rank(context.rank, length, whole)
+    def _run(
+        self, input_ids: Tensor, document_ids: Tensor | None, tracks: Tracks | None
+    ) -> tuple[Tensor, Pass]:
+        ids = self._padded(input_ids, PADDING)
+        documents = self._documents(document_ids, ids.shape[1])
+        padded = {
+            name: self._padded(track, float("nan") if track.is_floating_point() else 0)
+            for name, track in (tracks or {}).items()
+        }
+        context = self.provider.context
+        held = {
+            name: track.chunk(context.size, dim=1)[context.rank] for name, track in padded.items()
+        }
+        length = ids.shape[1] // context.size
+        span = Span.of_rank(context.rank, length, documents, held)
+        x = self.embedding(ids[:, span.start : span.start + length].t())
+        axis = self.byte_axis(ids, documents, padded, self.provider.stream) if self.stages else None
+        gathered = Pass()
+        x, gathered.penalty_LB = self._walk(self.layout.items, x, span, axis, gathered)
+        normed: Tensor = self.final_norm(x)
+        return normed, gathered
+
+    def _walk(
+        self,
+        items: tuple[int | Stage, ...],
+        x_LBH: Tensor,
+        span: Span,
+        axis: Axis | None,
+        gathered: Pass,
+    ) -> tuple[Tensor, Tensor | float]:
+        """Blocks and stages, one after the other; returns the penalty of each position too."""
+        penalty: Tensor | float = 0.0
+        for item in items:
+            if isinstance(item, Stage):
+                assert axis is not None
+                x_LBH, more = self._through(item, x_LBH, span, axis, gathered)
+                penalty = penalty + more
+            elif self.recomputed[item] and self.training:
+                x_LBH = checkpoint(self.blocks[item], x_LBH, span, use_reentrant=False)
+            else:
+                x_LBH = self.blocks[item](x_LBH, span)
+        return x_LBH, penalty
+
+    def _through(
+        self, item: Stage, x_LBH: Tensor, span: Span, axis: Axis, gathered: Pass
+    ) -> tuple[Tensor, Tensor | float]:
+        """A merged stage. Its decisions are made here, outside of what is recomputed."""
+        stage = self.stages[item.number]
+        assert isinstance(stage, MergedStage)
+        u, merge = stage.merge(x_LBH, axis)
+        gathered.merges[item.number] = merge
+        whole = span.whole
+        if whole is not None:
+            whole = slot_documents(whole, stage.shape.window, stage.shape.slots)
+        slots = merge.axis.span(self.provider.stream, self.provider.context, whole)
+        z, inside = self._walk(item.items, u, slots, merge.axis, gathered)
+        penalty: Tensor | float = 0.0 if merge.penalty_LB is None else merge.penalty_LB
+        if isinstance(inside, Tensor):
+            penalty = penalty + stage.spread(inside, merge)
+        return stage.unmerge(z, merge, x_LBH), penalty
+
+    def _documents(self, document_ids: Tensor | None, length: int) -> Documents | None:
+        """Documents of the padded sequences.
+
+        Padding is a document of its own, but where positions are merged: there documents begin with
+        windows, and padding belongs to the last.
+        """
+        if document_ids is None:
+            return None
+        missing = length - document_ids.shape[1]
+        if not self.stages:
+            return Documents.from_ids(F.pad(document_ids.long(), (0, missing), value=-1))
+        last = document_ids[:, -1:].expand(-1, missing)
+        documents = Documents.from_ids(torch.cat([document_ids, last], dim=1).long())
+        documents.check_starts(self.length_multiple)
+        return documents
 
     def token_losses(
-        self, input_ids: Tensor, targets: Tensor, document_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        document_ids: Tensor | None = None,
+        tracks: Tracks | None = None,
     ) -> Tensor:
         """-log p(target) in nats of this rank's stretch, [B, l]; see `stretch`.
 
         Args:
             input_ids, targets: whole sequences [B, L], the targets already shifted.
             document_ids: number of each input position's document [B, L]; no document sees
-                another. None for one document per row.
+                another. None for one document per row. With merged stages a document begins at a
+                multiple of `length_multiple`.
+            tracks: numbers beside the bytes.
         """
-        x = self.ends.enter(self.hidden(input_ids, document_ids))
+        return self._token_losses(self.hidden(input_ids, document_ids, tracks), targets)
+
+    def weighted_losses(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        document_ids: Tensor | None = None,
+        tracks: Tracks | None = None,
+    ) -> Tensor:
+        """Sums of weighted nats over what this rank computes: [language model, ratio loss].
+
+        The first is of its stretch, the second of its slice of the residual stream; both are meant
+        to be divided by the same sum of weights [B, L].
+        """
+        hidden, gathered = self._run(input_ids, document_ids, tracks)
+        nll = self._token_losses(hidden, targets)
+        nats = (nll * self.stretch(weights, 0.0).to(nll.dtype)).sum()
+        return torch.stack([nats, self._penalty(gathered, weights).to(nats.dtype)])
+
+    def _penalty(self, gathered: Pass, weights: Tensor) -> Tensor:
+        stream = self.provider.stream
+        own = self._padded(weights, 0.0).chunk(stream.size, dim=1)[stream.rank].t()
+        penalty: Tensor = (own * gathered.penalty_LB).sum()
+        return penalty
+
+    def _token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        x = self.ends.enter(hidden)
         targets = self.stretch(targets).t()
         if not (any(self.recomputed) and self.training):
             return self._nll(x, targets).t()
@@ -171,6 +305,7 @@ class HyenaGLT(nn.Module):
         input_ids: Tensor,
         labels: Tensor | None = None,
         document_ids: Tensor | None = None,
+        tracks: Tracks | None = None,
     ) -> HyenaGLTOutput:
         """Run the model.
 
@@ -178,11 +313,11 @@ class HyenaGLT(nn.Module):
             input_ids: byte values [B, L], int64.
             labels: usually `input_ids`; the model shifts them. -100 is not scored, nor is the
                 first byte of a document.
-            document_ids: see `token_losses`.
+            document_ids, tracks: see `token_losses`.
         """
-        hidden = self.hidden(input_ids, document_ids)
+        hidden, gathered = self._run(input_ids, document_ids, tracks)
         local_logits = self.head(self.ends.enter(hidden))
-        loss = None
+        loss = ratio_loss = None
         if labels is not None:
             shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
             if document_ids is not None:
@@ -196,12 +331,20 @@ class HyenaGLT(nn.Module):
             context = self.provider.context
             count = context.sum(scored.sum().to(nll.dtype))
             loss = context.sum((nll * scored).sum()) / count.clamp(min=1)
+            penalty = self._penalty(gathered, (shifted != -100).to(nll.dtype))
+            ratio_loss = self.provider.stream.sum(penalty) / count.clamp(min=1)
         logits = self.ends.gather_vocabulary(local_logits)
-        return HyenaGLTOutput(logits.transpose(0, 1), hidden.transpose(0, 1), loss)
+        merges = tuple(gathered.merges[number] for number in range(len(self.stages)))
+        states = hidden.transpose(0, 1)
+        return HyenaGLTOutput(logits.transpose(0, 1), states, loss, ratio_loss, merges)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Everything a saved model holds, by name: parameters, and the state of rate controls."""
+        return dict(self.named_parameters()) | rate_state(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` of the dense model; see `model.folder`."""
-        write_folder(Path(folder), self.config, dict(self.named_parameters()))
+        write_folder(Path(folder), self.config, self.stored())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> HyenaGLT:
@@ -211,5 +354,5 @@ class HyenaGLT(nn.Module):
             UserError: a file is missing, damaged, or holds other tensors than the model needs.
         """
         model = cls(read_config(Path(folder)))
-        read_weights(Path(folder), dict(model.named_parameters()))
+        read_weights(Path(folder), model.stored())
         return model

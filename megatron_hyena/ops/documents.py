@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_hyena.errors import UserError
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -90,6 +92,22 @@ class Documents:
     def stretch(self, start: int, stop: int) -> Documents:
         """The positions [start, stop) of every row."""
         return Documents(self.position_BL[:, start:stop])
+
+    def check_starts(self, multiple: int) -> None:
+        """Refuse documents that begin elsewhere than at a multiple of `multiple`.
+
+        Raises:
+            UserError: naming the first such document.
+        """
+        begins = self.position_BL == 0
+        begins[:, ::multiple] = False
+        if begins.any():
+            row, place = begins.nonzero()[0].tolist()
+            raise UserError(
+                f"a document begins at position {place} of row {row} of the batch, but where "
+                f"positions are merged documents begin at multiples of {multiple}; pad each "
+                "document to a multiple of it"
+            )
 
     def segments(self) -> list[Segment]:
         """The runs of one document, row by row and from left to right."""

@@ -25,6 +25,7 @@ class Mesh:
     Attributes:
         tensor: ranks that share each layer's channels.
         context: ranks that share one sequence.
+        sequence: tensor and context ranks together, the former fastest.
         data: ranks that hold the same part of the model, and of each sequence, for other
             sequences.
         replicas: ranks that hold the same part of the model: context times data. Gradients are
@@ -34,6 +35,7 @@ class Mesh:
 
     tensor: dist.ProcessGroup
     context: dist.ProcessGroup
+    sequence: dist.ProcessGroup
     data: dist.ProcessGroup
     replicas: dist.ProcessGroup
     traffic: Traffic = field(default_factory=Traffic)
@@ -88,6 +90,7 @@ def build_mesh(tensor: int, context: int = 1, timeout: timedelta = TIMEOUT) -> M
     return Mesh(
         tensor=parallel_state.get_tensor_model_parallel_group(),
         context=parallel_state.get_context_parallel_group(),
+        sequence=parallel_state.get_tensor_and_context_parallel_group(),
         data=parallel_state.get_data_parallel_group(with_context_parallel=False),
         replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
     )

@@ -45,6 +45,8 @@ class MegatronProvider:
         self.traffic, self.exchanges = mesh.traffic, exchanges or {}
         self.context_group = mesh.context
         self.context: Context = ContextRanks(mesh.context, self.traffic, "")
+        stream = mesh.sequence if sequence_parallel else mesh.context
+        self.stream: Context = ContextRanks(stream, self.traffic, "merging")
         self.sequence_multiple = self.context.size * (self.size if sequence_parallel else 1)
         self.kind, self.exchange = "", "local"
 

@@ -13,7 +13,6 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from megatron_hyena.config.filters import BUILT_IN_FILTERS
@@ -56,8 +55,8 @@ def export_huggingface(model: HyenaGLT, folder: Path) -> None:
 
 def _write_weights(model: HyenaGLT, folder: Path) -> None:
     tensors = {
-        f"model.{name}": parameter.detach().to(torch.float32).cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        f"model.{name}": tensor.detach().cpu().contiguous()
+        for name, tensor in model.float().stored().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 

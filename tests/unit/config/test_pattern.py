@@ -49,7 +49,9 @@ def test_an_unknown_sign_is_named_with_its_position_and_the_valid_ones(
 ) -> None:
     message = refused(text)
     assert f"unknown sign {sign!r} at position {position};" in message
-    assert message.endswith(f"valid signs are {' '.join(SIGNS)} and [ ]n")
+    assert message.endswith(
+        f"valid signs are {' '.join(SIGNS)}, [ ]n for repeats and ( ) for merged stages"
+    )
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,14 @@ def test_masks_let_nothing_through() -> None:
 
 def test_rotary_positions_count_from_the_start_of_each_document() -> None:
     low, wide = torch.empty(0, dtype=torch.bfloat16), torch.empty(0, dtype=torch.float64)
-    assert positions(5, 3, None, low).tolist() == [5.0, 6.0, 7.0]
+    assert positions(Span(5, 3), low).tolist() == [5.0, 6.0, 7.0]
     documents = Documents.from_ids(EDGES).stretch(10, 20)
-    found = positions(10, 10, documents, wide)
+    found = positions(Span(10, 10, own=documents), wide)
     assert found.shape == (4, 1, 10)
     assert found[:, 0].tolist() == [row[10:20] for row in counted(EDGES)]
     for given in (None, documents):
-        assert positions(10, 10, given, low).dtype == torch.float32
-        assert positions(10, 10, given, wide).dtype == torch.float64
+        assert positions(Span(10, 10, own=given), low).dtype == torch.float32
+        assert positions(Span(10, 10, own=given), wide).dtype == torch.float64
 
 
 def test_one_rank_has_nothing_to_reach() -> None:

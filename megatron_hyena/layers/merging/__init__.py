@@ -1,0 +1,1 @@
+"""Merged stages: positions become chunks on entry, and are restored on exit."""

@@ -1,0 +1,97 @@
+"""Where chunks open: similarity to the position before, complexity, and the rate's shift.
+
+    a_t = (logit(threshold) - z_t) / temperature + gamma (c_w - c_ref) + shift,   p_t = sigmoid(a_t)
+
+A position wants to open a chunk where a_t > 0, that is where its similarity to its predecessor is
+below the threshold, shifted by `layers.merging.rate` to the asked rate. c_w is the complexity of
+the windows before w, c_ref its lagged mean: complexity moves chunks about and keeps their number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from megatron_hyena.config.merging import StageShape
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.layers.merging.across import scan_across, shifted
+from megatron_hyena.layers.merging.axis import Axis
+from megatron_hyena.layers.merging.rate import Rate
+from megatron_hyena.layers.merging.similarity import SIMILARITIES, replicated
+from megatron_hyena.layers.merging.trunk import WIDTH
+from megatron_hyena.layers.norm import RMSNorm
+from megatron_hyena.layers.parameter import constant, normal
+from megatron_hyena.layers.provider import Context
+from megatron_hyena.ops.fir import compute_dtype, full_precision
+
+MEMORY = 0.5
+"""Weight of a window's mean, from one window to the next, in the mean that complexity sees."""
+
+
+class Router(nn.Module):
+    """Logits of opening a chunk at each position."""
+
+    def __init__(self, shape: StageShape, config: HyenaGLTConfig) -> None:
+        super().__init__()
+        features = WIDTH if config.router_input == "trunk" else config.hidden_size
+        similarity = "cosine" if config.merger == "hnet" else config.similarity
+        self.norm = RMSNorm(features, config.norm_eps)
+        self.similarity = SIMILARITIES[similarity](features, config.hidden_size)
+        self.rate = Rate(shape, config)
+        learned = config.adaptive and config.complexity == "window"
+        self.complexity = Complexity(features) if learned else None
+        self.adaptive, self.gamma, self.window = config.adaptive, config.gamma, shape.window
+        self.temperature = config.router_temperature
+        self.threshold_logit = math.log(config.threshold / (1 - config.threshold))
+
+    def forward(self, x_LBH: Tensor, axis: Axis, stream: Context) -> tuple[Tensor, Tensor | None]:
+        """Logits and, if adaptive, complexity, both [L, B] in fp32 (fp64 for fp64)."""
+        x = axis.mask(x_LBH) if axis.router_LBR is None else axis.router_LBR
+        with full_precision(x):
+            x = self.norm(x.to(compute_dtype(x)))
+            z = self.similarity(x, stream)
+            logits = (self.threshold_logit - z) / self.temperature
+            complexity = self._complexity(x, axis, stream)
+            if complexity is not None:
+                offset = complexity - self.rate.complexity.to(z.dtype)
+                logits = logits + self.gamma * offset
+            return logits + self.rate.shift.to(z.dtype), complexity
+
+    def _complexity(self, x_LBR: Tensor, axis: Axis, stream: Context) -> Tensor | None:
+        if self.complexity is not None:
+            learned: Tensor = self.complexity(x_LBR, axis, self.window, stream)
+            return learned
+        if not self.adaptive:
+            return None
+        assert axis.complexity_LB is not None
+        return axis.complexity_LB.to(x_LBR.dtype)
+
+
+class Complexity(nn.Module):
+    """The seed's estimator sigmoid(MLP(mean)), of the windows before, never of the window itself.
+
+    h_w = MEMORY h_{w-1} + (1 - MEMORY) mean_w, begun anew in each document; c_w = f(h_{w-1}).
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        inner = max(1, features // 2)
+        self.weight_in = replicated((inner, features), normal(1 / math.sqrt(features)))
+        self.bias_in = replicated((inner,), constant(0.0))
+        self.weight_out = replicated((inner,), normal(1 / math.sqrt(inner)))
+        self.bias_out = replicated((1,), constant(0.0))
+
+    def forward(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
+        """c [L, B], the same over each window."""
+        present = axis.present.to(x_LBR.dtype).unflatten(0, (-1, window))
+        sums = (x_LBR.unflatten(0, (-1, window)) * present[..., None]).sum(1)
+        mean = sums / present.sum(1).clamp(min=1.0)[..., None]
+        begun = axis.begins.unflatten(0, (-1, window)).any(1)
+        keep = torch.where(begun, 0.0, MEMORY).to(mean.dtype)
+        memory = scan_across(keep, (1 - MEMORY) * mean, stream)
+        before = shifted(memory, stream).masked_fill(begun[..., None], 0.0)
+        hidden = torch.relu(before @ self.weight_in.t() + self.bias_in)
+        c = torch.sigmoid(hidden @ self.weight_out + self.bias_out)
+        return c.repeat_interleave(window, dim=0)

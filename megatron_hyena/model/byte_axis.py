@@ -1,0 +1,58 @@
+"""The bytes as merging sees them: the axis below the outermost stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.layers.merging.axis import Axis
+from megatron_hyena.layers.merging.kmers import kmer_complexity
+from megatron_hyena.layers.merging.trunk import ByteTrunk
+from megatron_hyena.layers.provider import Context
+from megatron_hyena.ops.documents import Documents
+
+PAD = 1
+"""The byte that fills documents up; see `data.alphabet`."""
+
+
+class ByteAxis(nn.Module):
+    """Places, padding, and what routers want to know of the bytes alone.
+
+    Every rank has the bytes of whole sequences, so none of it is exchanged.
+    """
+
+    def __init__(self, config: HyenaGLTConfig) -> None:
+        super().__init__()
+        merges, routed = "(" in config.pattern, config.merger in ("wcc", "hnet")
+        by_bytes = merges and routed and config.router_input == "trunk"
+        self.trunk = ByteTrunk(config.vocab_size) if by_bytes else None
+        self.kmers = routed and config.adaptive and config.complexity == "kmer"
+
+    def forward(
+        self,
+        ids_BL: Tensor,
+        documents: Documents | None,
+        tracks: Mapping[str, Tensor],
+        stream: Context,
+    ) -> Axis:
+        """The axis of this rank's slice of the stream; `ids_BL` and `tracks` are whole, padded."""
+        length = ids_BL.shape[1] // stream.size
+        start, stop = stream.rank * length, (stream.rank + 1) * length
+        if documents is None:
+            position = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+        else:
+            position = documents.position_BL
+        features = None
+        if self.trunk is not None:
+            features = self.trunk(ids_BL, position, start, stop)
+        return Axis(
+            place_LB=position[:, start:stop].t(),
+            counted_LB=(ids_BL[:, start:stop] != PAD).t(),
+            sparse=False,
+            router_LBR=features,
+            complexity_LB=kmer_complexity(ids_BL, position, start, stop) if self.kmers else None,
+            tracks={name: track[:, start:stop].t() for name, track in tracks.items()},
+        )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.stream import TrainingStream
@@ -49,7 +50,10 @@ def open_data(config: Config) -> Data:
 def training_batches(
     stream: TrainingStream, config: Config, mesh: Mesh, start_step: int
 ) -> BatchIterator:
-    """This data rank's micro-batches from `start_step` to the end of the schedule."""
+    """This data rank's micro-batches from `start_step` to the end of the schedule.
+
+    Each step's sequences have the length that the curriculum gives it.
+    """
     return BatchIterator(
         stream,
         start_step,
@@ -58,6 +62,7 @@ def training_batches(
         data_rank=mesh.data_rank,
         data_size=mesh.data_size,
         stop_step=config.train.steps,
+        length_at=length_schedule(config).at,
     )
 
 

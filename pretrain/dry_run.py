@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf
 
-from megatron_hyena.config import Config, check_layout, exchange_of
+from megatron_hyena.config import Config, check_layout, exchange_of, length_schedule
 from megatron_hyena.config.pattern import SIGNS
-from megatron_hyena.model.count import cost
+from megatron_hyena.model.count import cost, flops_per_token
 from megatron_hyena.model.traffic import busiest
 
 
@@ -21,7 +21,11 @@ def describe(config: Config, world_size: int) -> str:
     data_size = ranks // (parallel.tensor * parallel.context)
     costs = cost(config, data_size * parallel.context)
     tokens = config.train.global_batch_size * config.data.sequence_length
-    flops = costs.flops_per_token * tokens * config.train.steps
+    flops = tokens * sum(
+        flops_per_token(config.model, length) * steps
+        for length, steps in length_schedule(config).spans(config.train.steps)
+    )
+    at_full_length = " of the full length" if config.curriculum.initial_length else ""
     rows = {
         "ranks": f"{ranks} = tensor {parallel.tensor} x context {parallel.context} x data "
         f"{data_size}, sequence parallel {'on' if parallel.sequence else 'off'}",
@@ -29,7 +33,8 @@ def describe(config: Config, world_size: int) -> str:
         "blocks": " ".join(config.model.signs),
         "parameters": f"{costs.parameters:,} ({costs.parameters_per_rank:,} per tensor rank)",
         "tokens": f"{tokens:,} per step, {tokens * config.train.steps:,} in all",
-        "FLOPs": f"{costs.flops_per_token:.3g} per token, {flops:.3g} in all",
+        **_curriculum(config),
+        "FLOPs": f"{costs.flops_per_token:.3g} per token{at_full_length}, {flops:.3g} in all",
         "memory per rank": f"{costs.state_gb:.3f} GiB weights, gradients, moments + "
         f"{costs.activations_gb:.3f} GiB activations (estimate)",
     }
@@ -38,13 +43,28 @@ def describe(config: Config, world_size: int) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config)) + "\n" + "\n".join(lines)
 
 
+def _curriculum(config: Config) -> dict[str, str]:
+    """The lengths of the curriculum, if there is one, and how sequences are cut for the first."""
+    first, train = config.curriculum.initial_length, config.train
+    if not first:
+        return {}
+    pieces = config.data.sequence_length // first
+    return {
+        "lengths": str(length_schedule(config)),
+        "sequences": f"{train.global_batch_size * pieces:,} in a step and "
+        f"{train.micro_batch_size * pieces:,} in a micro-batch at first, "
+        f"{train.global_batch_size:,} and {train.micro_batch_size:,} at last",
+    }
+
+
 def _traffic(config: Config) -> list[str]:
     """What the busiest rank sends inside the model, by kind of layer; nothing for one rank."""
     sent = busiest(config)
     if not sent:
         return []
+    full = " of the full length" if config.curriculum.initial_length else ""
     lines = [
-        "bytes sent by the busiest rank for a micro-batch (without gradients and ZeRO):",
+        f"bytes sent by the busiest rank for a micro-batch{full} (without gradients and ZeRO):",
         f"  {'layers, exchange':<27} {'forward':>14} {'backward':>14}",
     ]
     for kind, one in sent.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_hyena.config import Config
+from megatron_hyena.config import Config, length_schedule
 from megatron_hyena.data.loader import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 from megatron_hyena.engine.saving import save_checkpoint
@@ -24,6 +24,7 @@ class Logging:
 
     def __init__(self, config: Config, log: MetricsLog, meter: Throughput, start: int, main: bool):
         self.every, self.log, self.meter = config.log.every, log, meter
+        self.lengths = length_schedule(config)
         self.sent: dict[str, dict[Direction, int]] = {}
         self.bar = progress(
             description="training",
@@ -47,6 +48,7 @@ class Logging:
                     "grad_norm": result.grad_norm,
                     "lr": result.lr,
                     "tokens": step * result.tokens,
+                    "sequence_length": self.lengths.at(step - 1),
                     "tokens_per_second": self.meter.interval(),
                     "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),
                 },

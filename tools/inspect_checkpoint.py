@@ -23,7 +23,7 @@ from megatron_hyena.checkpoint.format import (
     resolve_checkpoint,
     tensor_file,
 )
-from megatron_hyena.config import SIGNS, Config, config_of
+from megatron_hyena.config import SIGNS, Config, LengthSchedule, config_of
 from megatron_hyena.config.checks import tensor_divides
 from megatron_hyena.config.exchange import divided_key
 from megatron_hyena.errors import UserError
@@ -145,6 +145,12 @@ def holds(found: Found) -> Iterator[tuple[str, str]]:
         f"place in the data: sequence {manifest.sequences:,} of the order of run.seed = "
         f"{config.run.seed}; there is no other random state",
     )
+    if len(manifest.lengths) > 1:
+        lengths = LengthSchedule(tuple((first, n) for first, n in manifest.lengths))
+        yield (
+            "state",
+            f"sequence length of the next step: {lengths.at(manifest.step):,} (of {lengths})",
+        )
 
 
 def loads(config: Config) -> Iterator[tuple[str, str]]:
@@ -153,7 +159,10 @@ def loads(config: Config) -> Iterator[tuple[str, str]]:
     sizes = possible_tensor_sizes(config)
     sequence = ", parallel.sequence on or off from 2 on" if len(sizes) > 1 else ""
     yield "tensor", f"{_ranks(sizes)}{sequence}"
-    yield "context", f"1 to {data.sequence_length:,} ranks, by kind of layer:"
+    shortest, divided = config.curriculum.initial_length or data.sequence_length, ""
+    if config.curriculum.initial_length:
+        divided = f" with context (x tensor, with parallel.sequence) dividing {shortest:,}"
+    yield "context", f"1 to {shortest:,} ranks{divided}, by kind of layer:"
     for sign in dict.fromkeys(config.model.signs):
         yield "", f"{sign}  {_context_limit(config, sign)}"
     yield (
@@ -167,7 +176,8 @@ def loads(config: Config) -> Iterator[tuple[str, str]]:
     yield (
         "unchanged",
         f"the model, train.global_batch_size = {train.global_batch_size}, "
-        f"data.sequence_length = {data.sequence_length}",
+        f"data.sequence_length = {data.sequence_length}"
+        + (", the lengths of the curriculum" if config.curriculum.initial_length else ""),
     )
 
 

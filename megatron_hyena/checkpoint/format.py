@@ -40,6 +40,8 @@ class Manifest:
         parameters: name -> {"shape", "dim", "blocks"} of the full tensor and its cut.
         files: name -> bytes.
         buffers: names of what training moves beside the parameters: the state of merging's rates.
+        lengths: [first step from 0, bases in a sequence] of each stage of the length curriculum;
+            empty: all of `data.sequence_length`.
     """
 
     step: int
@@ -51,6 +53,7 @@ class Manifest:
     files: dict[str, int]
     buffers: list[str] = field(default_factory=list)
     format: int = FORMAT
+    lengths: list[list[int]] = field(default_factory=list)
 
 
 def step_folder(step: int) -> str:

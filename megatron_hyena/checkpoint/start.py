@@ -12,7 +12,7 @@ from megatron_hyena.checkpoint.format import (
     read_manifest,
     resolve_checkpoint,
 )
-from megatron_hyena.config import Config, config_dict
+from megatron_hyena.config import Config, LengthSchedule, config_dict, length_schedule
 from megatron_hyena.errors import UserError
 
 PLACE = (("train", "global_batch_size"), ("data", "sequence_length"), ("data", "pack"))
@@ -32,7 +32,8 @@ def find_start(config: Config) -> Start | None:
 
     Raises:
         UserError: none at the path given, an incomplete one, or one of another architecture,
-            batch size or sequence length, or of packed sequences and this one is not.
+            batch size or sequence length, of packed sequences and this one is not, or of
+            another curriculum.
     """
     wanted = config.checkpoint.resume
     if wanted == "none":
@@ -47,6 +48,7 @@ def find_start(config: Config) -> Start | None:
     manifest = read_manifest(folder)
     check_architecture(manifest.model, config.model, folder)
     _check_position(manifest, config, folder)
+    _check_curriculum(manifest, config, folder)
     return Start(folder, manifest)
 
 
@@ -60,3 +62,27 @@ def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
                 f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "
                 f"data is undefined; set {section}.{key}={saved} or start another run.output_dir"
             )
+
+
+def _check_curriculum(manifest: Manifest, config: Config, folder: Path) -> None:
+    """The lengths are compared, not the keys: another `train.steps` may change or keep them."""
+    full = config.data.sequence_length
+    saved = LengthSchedule(tuple((first, n) for first, n in manifest.lengths) or ((0, full),))
+    asked = length_schedule(config)
+    if saved != asked:
+        raise UserError(
+            f"{folder}: saved in a run of sequence lengths {saved}, now {asked}; set "
+            f"{_curriculum_keys(manifest)} or start another run.output_dir"
+        )
+
+
+def _curriculum_keys(manifest: Manifest) -> str:
+    """What gives the saved run's lengths, whatever `train.steps` is."""
+    if len(manifest.lengths) < 2:
+        return "curriculum.initial_length=0 and curriculum.steps=0"
+    (_, initial), (last, _) = manifest.lengths[0], manifest.lengths[-1]
+    growth = manifest.run["curriculum"]["growth"]
+    return (
+        f"curriculum.initial_length={initial}, curriculum.growth={growth} and "
+        f"curriculum.steps={last}"
+    )

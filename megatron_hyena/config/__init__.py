@@ -1,6 +1,7 @@
 """What a run is: frozen sections, loading, checks. Imports neither torch nor numpy."""
 
 from megatron_hyena.config.checks import check_layout
+from megatron_hyena.config.curriculum import LengthSchedule, length_multiple, length_schedule
 from megatron_hyena.config.exchange import exchange_of
 from megatron_hyena.config.loading import (
     config_dict,
@@ -17,11 +18,14 @@ __all__ = [
     "SIGNS",
     "Config",
     "HyenaGLTConfig",
+    "LengthSchedule",
     "Sign",
     "check_layout",
     "config_dict",
     "config_of",
     "exchange_of",
+    "length_multiple",
+    "length_schedule",
     "load_config",
     "parse_pattern",
     "save_config",

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megatron_hyena.config.curriculum import (
+    curriculum_divides,
+    curriculum_ends,
+    curriculum_fits,
+)
 from megatron_hyena.config.exchange import misfit, overridden_exchange
 from megatron_hyena.config.nearest import nearest_batches, nearest_layouts, nearest_ranks
 from megatron_hyena.config.pattern import SIGNS
@@ -116,7 +121,12 @@ def batch_divides(config: Config, world_size: int) -> str | None:
     return None
 
 
-ANY_LAYOUT: tuple[Rule, ...] = (length_fits, recompute_is_used)
+ANY_LAYOUT: tuple[Rule, ...] = (
+    length_fits,
+    recompute_is_used,
+    curriculum_divides,
+    curriculum_ends,
+)
 """Rules that no change of the layout mends."""
 RULES: tuple[Rule, ...] = (
     *ANY_LAYOUT,
@@ -124,6 +134,7 @@ RULES: tuple[Rule, ...] = (
     tensor_divides,
     sequence_needs_tensor,
     context_has_bytes,
+    curriculum_fits,
     exchanges_fit,
     batch_divides,
 )

@@ -71,7 +71,7 @@ def _shape(stage: Stage, config: HyenaGLTConfig) -> StageShape:
     return StageShape(window, min(window, slots), ratio)
 
 
-def length_multiple(config: HyenaGLTConfig) -> int:
+def merging_multiple(config: HyenaGLTConfig) -> int:
     """Positions of whole windows in every stage: a rank's share and a document are multiples."""
     layout = parse_layout(config.pattern)
     return _multiple(layout.items, stage_shapes(config))

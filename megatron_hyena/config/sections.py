@@ -123,6 +123,34 @@ class DataSection:
 
 
 @dataclass(frozen=True)
+class CurriculumSection:
+    """Training that begins with short sequences: each of `data.sequence_length` is shown in equal
+    pieces, so bytes, targets and tokens of a step stay; see `config.curriculum`."""
+
+    initial_length: int = 0
+    """Bases in a sequence of the first step; 0 for no curriculum. It must divide
+    `data.sequence_length` and be a multiple of what the layout and the model need."""
+    growth: str = "linear"
+    """How the length grows: `linear` in the step, or `doubling` after equally many steps each;
+    rounded down to a multiple of `initial_length` that divides `data.sequence_length`."""
+    steps: int = 0
+    """Steps until sequences have their full length; 0 takes half of `train.steps`."""
+
+    def __post_init__(self) -> None:
+        for name in ("initial_length", "steps"):
+            require(getattr(self, name) >= 0, f"curriculum.{name} must be 0 or more")
+        require(self.initial_length != 1, "curriculum.initial_length must be 0 (none), 2 or more")
+        require(
+            self.growth in ("linear", "doubling"),
+            f"curriculum.growth={self.growth!r} is unknown; use linear or doubling",
+        )
+        require(
+            self.initial_length > 0 or self.steps == 0,
+            f"curriculum.steps={self.steps} without curriculum.initial_length; set both or neither",
+        )
+
+
+@dataclass(frozen=True)
 class TrainSection:
     """How long, how much at once, how exactly."""
 
@@ -223,6 +251,7 @@ class Config:
     model: HyenaGLTConfig = field(default_factory=HyenaGLTConfig)
     parallel: ParallelSection = field(default_factory=ParallelSection)
     data: DataSection = field(default_factory=DataSection)
+    curriculum: CurriculumSection = field(default_factory=CurriculumSection)
     train: TrainSection = field(default_factory=TrainSection)
     optim: OptimSection = field(default_factory=OptimSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)

@@ -8,10 +8,11 @@ same windows whatever the layout. This is the only file of the data room that ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from queue import Empty, Full, Queue
 from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,28 @@ def make_batch(
     return Batch(inputs, targets, torch.from_numpy(scored), of_input)
 
 
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def in_pieces(batch: AnyBatch, length: int) -> AnyBatch:
+    """The same bytes, targets and weights as more, shorter sequences: [B, L] -> [B L / l, l].
+
+    The k = L / l pieces of a sequence lie in its order, each a sequence of its own, which sees
+    nothing of the others: only context is cut, and with it all that one batch holds per position.
+    A piece's last target is the first byte of the next piece, so no byte goes unpredicted.
+    """
+    full = batch.input_ids.shape[1]
+    if length < 1 or full % length:
+        raise ValueError(f"sequences of {full} do not fall into pieces of {length}")
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: cut(one) for name, one in value.items()}
+        return None if value is None else value.reshape(-1, length)
+
+    return replace(batch, **{f.name: cut(getattr(batch, f.name)) for f in fields(batch)})
+
+
 def micro_batches(
     stream: TrainingStream,
     step: int,
@@ -147,8 +170,10 @@ class BatchIterator:
         data_size: int = 1,
         stop_step: int | None = None,
         ahead: int = 2,
+        length_at: Callable[[int], int] | None = None,
     ) -> None:
-        """`stop_step`: the first step not to yield (None: without end); `ahead`: steps in hand.
+        """`stop_step`: the first step not to yield (None: without end); `ahead`: steps in hand;
+        `length_at`: the length of a step's sequences (None: the stream's), which it must divide.
 
         Raises UserError as `micro_batches` and `TrainingStream.check_global_batch` do.
         """
@@ -157,6 +182,7 @@ class BatchIterator:
         self._stream = stream
         self._sizes = (global_batch_size, micro_batch_size, data_rank, data_size)
         self._steps = (start_step, stop_step)
+        self._length_at = length_at or (lambda step: stream.sequence_length)
         self._queue: Queue[tuple[int, list[Batch]] | BaseException] = Queue(maxsize=ahead)
         self._closing = threading.Event()
         self._ended: BaseException | None = None
@@ -202,7 +228,11 @@ class BatchIterator:
         step, stop = self._steps
         try:
             while not self._closing.is_set() and (stop is None or step < stop):
-                self._put((step, micro_batches(self._stream, step, *self._sizes)))
+                whole, length = (
+                    micro_batches(self._stream, step, *self._sizes),
+                    self._length_at(step),
+                )
+                self._put((step, [in_pieces(batch, length) for batch in whole]))
                 step += 1
             self._put(StopIteration())
         except BaseException as error:

@@ -26,7 +26,7 @@ from megatron_hyena.checkpoint.tensors import (
     read_parameters,
     write_tensors,
 )
-from megatron_hyena.config import config_dict
+from megatron_hyena.config import config_dict, length_schedule
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.state import read_state, write_state
 from megatron_hyena.errors import UserError
@@ -116,6 +116,7 @@ def _manifest(engine: Engine, building: Path) -> Manifest:
         },
         buffers=list(rate_state(engine.model)),
         files={p.name: p.stat().st_size for p in sorted(building.glob("tensor_*"))},
+        lengths=[list(stage) for stage in length_schedule(engine.config).stages],
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.errors import UserError
 from megatron_hyena.layers.exchange import fir_across, state_across
 from megatron_hyena.layers.hyena import filter_parameter
 from megatron_hyena.layers.hyena_order import HyenaOperator
@@ -103,7 +104,16 @@ class ConservationFilter(nn.Module):
         self.bias = cut_parameter(cut, provider.size)
 
     def forward(self, y_DBl: Tensor, score_Bl: Tensor | None) -> Tensor:
-        """[D, B, l], scores [B, l] or None -> [D, B, l]."""
+        """[D, B, l], scores [B, l] or None -> [D, B, l].
+
+        Raises:
+            UserError: there is not one score for each position.
+        """
+        if score_Bl is not None and score_Bl.shape != y_DBl.shape[1:]:
+            raise UserError(
+                f"the track {CONSERVATION!r} has shape {list(score_Bl.shape)}, the positions "
+                f"{list(y_DBl.shape[1:])}; give one score for each byte, NaN where it is unknown"
+            )
         score = y_DBl.new_full((1, 1), math.nan) if score_Bl is None else score_Bl.to(y_DBl.dtype)
         unknown = score.isnan()
         known = score.masked_fill(unknown, 0.0)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_hyena.config.merging import length_multiple, stage_shapes
+from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, Stage, chooses, parse_layout
 from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
@@ -140,7 +140,7 @@ class HyenaGLT(nn.Module):
             for stage in self.layout.stages
         )
         self.byte_axis = ByteAxis(config)
-        self.length_multiple = length_multiple(config)
+        self.merging_multiple = merging_multiple(config)
         self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
         tied = config.tie_embeddings
         self.head = Head(self.embedding.weight if tied else vocabulary_weight(config, ends))
@@ -154,7 +154,7 @@ class HyenaGLT(nn.Module):
         return self._padded(whole_BL, padding).chunk(context.size, dim=1)[context.rank]
 
     def _padded(self, whole_BL: Tensor, padding: float) -> Tensor:
-        missing = -whole_BL.shape[1] % (self.provider.sequence_multiple * self.length_multiple)
+        missing = -whole_BL.shape[1] % (self.provider.sequence_multiple * self.merging_multiple)
         return F.pad(whole_BL, (0, missing), value=padding) if missing else whole_BL
 
     def hidden(
@@ -240,7 +240,7 @@ class HyenaGLT(nn.Module):
             return Documents.from_ids(F.pad(document_ids.long(), (0, missing), value=-1))
         last = document_ids[:, -1:].expand(-1, missing)
         documents = Documents.from_ids(torch.cat([document_ids, last], dim=1).long())
-        documents.check_starts(self.length_multiple)
+        documents.check_starts(self.merging_multiple)
         return documents
 
     def token_losses(
@@ -256,7 +256,7 @@ class HyenaGLT(nn.Module):
             input_ids, targets: whole sequences [B, L], the targets already shifted.
             document_ids: number of each input position's document [B, L]; no document sees
                 another. None for one document per row. With merged stages a document begins at a
-                multiple of `length_multiple`.
+                multiple of `merging_multiple`.
             tracks: numbers beside the bytes.
         """
         return self._token_losses(self.hidden(input_ids, document_ids, tracks), targets)

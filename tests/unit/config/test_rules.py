@@ -202,6 +202,26 @@ LAYOUT_RULES = [
         "= 1 x 4; nearest global batch sizes: 4; nearest layouts for 4 ranks: tensor 1 x context "
         "2, tensor 2 x context 1, tensor 1 x context 4",
     ),
+    # More of these in test_curriculum_schedule.py.
+    (
+        "curriculum_divides",
+        ["curriculum.initial_length=100"],
+        1,
+        "data.sequence_length = 1024 is not a multiple of curriculum.initial_length = 100; nearest",
+    ),
+    (
+        "curriculum_ends",
+        ["curriculum.initial_length=512", "curriculum.steps=70", "train.steps=40"],
+        1,
+        "curriculum.steps = 70 leaves no step of the full length, for train.steps = 40",
+    ),
+    (
+        "curriculum_fits",
+        ["curriculum.initial_length=2", "parallel.context=4"],
+        4,
+        "curriculum.initial_length = 2 is shorter than 4 (parallel.context = 4); nearest initial "
+        "lengths: 4; nearest layouts for 4 ranks: tensor 1 x context 2, ",
+    ),
     (
         "length_fits",
         ["model.pattern=H", "model.max_sequence_length=100", "data.sequence_length=200"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_more_than_the_data_holds(stream):
 
 
 def test_iterator_resumes_at_any_step(stream):
-    sizes = {"global_batch_size": 6, "micro_batch_size": 2}
+    sizes: dict[str, Any] = {"global_batch_size": 6, "micro_batch_size": 2}
     with BatchIterator(stream, 0, stop_step=40, **sizes) as batches:
         straight = {step: _rows(share) for step, share in batches}
     assert list(straight) == list(range(40))

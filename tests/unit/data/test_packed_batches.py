@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_ranks_together_see_the_same_rows(stream, micro, ranks):
 
 
 def test_iterator_resumes_at_any_step(stream):
-    sizes = {"global_batch_size": 6, "micro_batch_size": 2}
+    sizes: dict[str, Any] = {"global_batch_size": 6, "micro_batch_size": 2}
     with BatchIterator(stream, 0, stop_step=20, **sizes) as batches:
         straight = {step: _joined(share) for step, share in batches}
     for start in (0, 1, 11, 19):

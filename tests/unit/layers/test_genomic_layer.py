@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from megatron_hyena import HyenaGLT
+from megatron_hyena.errors import UserError
 from megatron_hyena.layers.genomic import (
     ConservationFilter,
     GenomicHyenaOperator,
@@ -119,6 +120,17 @@ def test_an_unknown_score_is_no_score_to_the_bit() -> None:
         one[1, t] = 0.4
         changed = (layer(x, with_scores(one)) != without).any(-1)
         assert changed.nonzero().tolist() == [[t, 1]]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, LENGTH), (2, LENGTH - 1), (LENGTH, 2), (LENGTH,)])
+def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    """Some of these would be spread over all positions without a word."""
+    layer, x = small_mixer(small_config("G")), draw(LENGTH, 2, 8)
+    span = Span(0, LENGTH, tracks={"conservation": torch.zeros(shape)})
+    with pytest.raises(
+        UserError, match=r"track 'conservation' has shape .*, the positions \[2, 60"
+    ):
+        layer(x, span)
 
 
 def test_the_gate_never_silences_and_at_most_doubles() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from megatron_hyena import HyenaGLT
 from megatron_hyena.config import load_config
+from megatron_hyena.model.count import flops_per_token
 from pretrain.train import main
 
 QUICKSTART = str(Path(__file__).parents[3] / "configs/run/quickstart.yaml")
@@ -32,6 +33,32 @@ def test_dry_run_shows_what_would_run_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_describes_the_curriculum(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ["train.steps=100", "model.pattern=SMLA"]
+    growing = ["curriculum.initial_length=256", "curriculum.steps=60"]
+    assert main([QUICKSTART, "--dry-run", *keys, *growing]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert rows["lengths"] == "256 from step 1, 512 from step 21, 1,024 from step 61"
+    assert rows["sequences"] == "32 in a step and 32 in a micro-batch at first, 8 and 8 at last"
+    assert rows["tokens"] == "8,192 per step, 819,200 in all"
+    model = load_config(QUICKSTART, keys).model
+    spans = ((256, 20), (512, 40), (1024, 40))
+    flops = sum(8192 * flops_per_token(model, length) * steps for length, steps in spans)
+    whole = flops_per_token(model, 1024)
+    assert rows["FLOPs"] == f"{whole:.3g} per token of the full length, {flops:.3g} in all"
+    assert main([QUICKSTART, "--dry-run", *keys]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert "lengths" not in rows
+    assert rows["FLOPs"] == f"{whole:.3g} per token, {whole * 819_200:.3g} in all"
+    assert flops < 0.999 * whole * 819_200
+
+
+def _rows(text: str) -> dict[str, str]:
+    """What the dry run says behind the configuration."""
+    described = text.partition("\n\n")[2].splitlines()
+    return {line[:16].strip(): line[17:] for line in described}
+
+
 @pytest.mark.parametrize(
     ("overrides", "ranks", "message"),
     [
@@ -46,6 +73,8 @@ def test_dry_run_shows_what_would_run_and_writes_nothing(
         (["model.vocab_size=257"], "2", "model.vocab_size = 257 is not a multiple"),
         (["model.num_filter_groups=1"], "2", "the filter groups (model.num_filter_groups) = 1"),
         (["train.global_batch_size=9"], "2", "train.global_batch_size = 9 is not a multiple"),
+        (["curriculum.initial_length=1"], "2", "curriculum.initial_length must be 0 (none), 2 or"),
+        (["curriculum.initial_length=300"], "2", "nearest initial lengths: 256, 512"),
         (["parallel.context=3"], "4", "4 ranks cannot be split"),
         (["parallel.recompute=L", "model.pattern=SA"], "2", "parallel.recompute"),
         (["parallel.exchange.L=halo"], "2", "parallel.exchange.L='halo' is unknown"),

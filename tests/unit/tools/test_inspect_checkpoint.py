@@ -113,6 +113,29 @@ def test_what_a_checkpoint_holds(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert "norm.weight" not in text
 
 
+def test_a_curriculum_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ["curriculum.initial_length=100", "curriculum.steps=80"]
+    path = save(tmp_path, 40, load_config(None, [*RUN, *lengths]))
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["lengths"] = [[0, 100], [80, 500]]
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    found = rows(shown(capsys, path))
+    assert (
+        "state",
+        "sequence length of the next step: 100 (of 100 from step 1, 500 from step 81)",
+    ) in found
+    assert (
+        "context",
+        "1 to 100 ranks with context (x tensor, with parallel.sequence) dividing 100, by kind of "
+        "layer:",
+    ) in found
+    assert (
+        "unchanged",
+        "the model, train.global_batch_size = 12, data.sequence_length = 500, the lengths of the "
+        "curriculum",
+    ) in found
+
+
 def test_which_layouts_can_load_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(shown(capsys, run).partition("can be loaded with")[2])
     assert found == [

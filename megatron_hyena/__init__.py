@@ -23,10 +23,12 @@ _NAMES = {
     ),
     "megatron_hyena.compat.memory": ("estimate_memory_usage",),
     "megatron_hyena.compat.operators": (
-        *("HyenaBlock", "HyenaFilter", "HyenaOperator", "StableHyenaOperator"),
+        *("GenomicHyenaFilter", "GenomicHyenaOperator", "HyenaBlock", "HyenaFilter"),
+        *("HyenaOperator", "StableHyenaOperator"),
         *("StripedHyenaOperator", "StrippedHyenaOperator"),
     ),
     "megatron_hyena.data.tokenizer": ("GenomicTokenizer",),
+    "megatron_hyena.layers.filters": ("LongFilter", "register_hyena_filter"),
     "megatron_hyena.model.heads": (
         *("RegressionHead", "SequenceClassificationHead", "TokenClassificationHead"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from megatron_hyena.compat.operators import check_states
+from megatron_hyena.compat.operators import check_states, longest_of
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.mlp import GatedMLP
@@ -37,7 +37,7 @@ class ResidualHyenaLayer(nn.Module):
         Raises:
             UserError: another number of channels, or a sequence longer than the filters.
         """
-        check_states(x, self.config.hidden_size, self.config.max_sequence_length)
+        check_states(x, self.config.hidden_size, longest_of(self.config, "H"))
         y: Tensor = self.block(x.transpose(0, 1), Span.alone(x.shape[1]))
         return y.transpose(0, 1)
 

@@ -6,14 +6,21 @@ L length, d channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.errors import UserError
+from megatron_hyena.layers import filters as layer_filters
 from megatron_hyena.layers import hyena_order
+from megatron_hyena.layers.filters import LongFilter
+from megatron_hyena.layers.genomic import CONSERVATION
 from megatron_hyena.layers.parameter import drawn_seed, initialise
 from megatron_hyena.layers.provider import DenseProvider
+from megatron_hyena.layers.span import Span
 from megatron_hyena.model.hyena_glt import mixer_class
 from megatron_hyena.ops import fft_conv as transform
 
@@ -41,9 +48,13 @@ class BatchFirstMixer(nn.Module):
         Raises:
             UserError: another number of channels, or a sequence longer than the filters.
         """
-        longest = self.config.max_sequence_length if self.sign in "HG" else None
-        check_states(x, self.config.hidden_size, longest)
-        mixed: Tensor = self.mixer(x.transpose(0, 1))
+        return self.mixed(x, {})
+
+    def mixed(self, x: Tensor, tracks: Mapping[str, Tensor]) -> Tensor:
+        """The same, with numbers [B, L] beside the positions."""
+        check_states(x, self.config.hidden_size, longest_of(self.config, self.sign))
+        span = Span(0, x.shape[1], tracks=tracks)
+        mixed: Tensor = self.mixer(x.transpose(0, 1), span)
         return mixed.transpose(0, 1)
 
     @property
@@ -109,6 +120,38 @@ class StripedHyenaOperator(BatchFirstMixer):
         self.layer_idx = layer_idx
 
 
+class GenomicHyenaOperator(HyenaOperator):
+    """The same with motifs, structure and a conservation gate (sign `G`; see `layers.genomic`).
+
+    Args:
+        motif_length: taps of the motif branch.
+        motifs: what that starts from: names or IUPAC letters; None for the configuration's.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        l_max: int,
+        order: int = 2,
+        motif_length: int = HyenaGLTConfig.motif_length,
+        motifs: Sequence[str] | None = None,
+        filter_order: int = 64,
+    ) -> None:
+        plain = operator_config(d_model, l_max, order, filter_order)
+        letters = plain.motifs if motifs is None else tuple(motifs)
+        config = replace(plain, pattern="G", motif_length=motif_length, motifs=letters)
+        BatchFirstMixer.__init__(self, "G", config)
+
+    def forward(self, x: Tensor, conservation_scores: Tensor | None = None) -> Tensor:
+        """x [B, L, d] and, where known, scores [B, L] (NaN: unknown) -> [B, L, d].
+
+        Raises:
+            UserError: as for `HyenaOperator`; not one score for each position.
+        """
+        scores = conservation_scores
+        return self.mixed(x, {} if scores is None else {CONSERVATION: scores})
+
+
 class HyenaFilter(nn.Module):
     """The implicit filters of one order: Linear-sin-Linear-sin-Linear of the position, windowed.
 
@@ -118,6 +161,8 @@ class HyenaFilter(nn.Module):
         l_max: longest filter; values are functions of position / l_max, never of the length asked.
     """
 
+    kind: type[LongFilter] = hyena_order.HyenaFilter
+
     def __init__(
         self, d_model: int | HyenaGLTConfig, filter_order: int = 64, l_max: int = LONGEST
     ) -> None:
@@ -126,7 +171,7 @@ class HyenaFilter(nn.Module):
             self.config = d_model
         else:
             self.config = operator_config(d_model, l_max, 1, filter_order)
-        self.network = hyena_order.HyenaFilter(self.config, DenseProvider())
+        self.network = self.kind(self.config, DenseProvider())
         initialise(self.network, drawn_seed(), rank=0, size=1)
 
     def forward(self, seq_len: int) -> Tensor:
@@ -139,18 +184,37 @@ class HyenaFilter(nn.Module):
             raise UserError(
                 f"a filter of {self.filter_size} taps has no {seq_len}; make it with a larger l_max"
             )
-        taps: Tensor = self.network(seq_len, self.network.weight_in.dtype)
+        taps: Tensor = self.network(seq_len, next(self.network.parameters()).dtype)
         return taps
 
     @property
     def filter_size(self) -> int:
         """Taps of each filter."""
-        return self.config.hyena_taps
+        return self.config.hyena_filter_size or self.config.max_sequence_length
 
     @property
     def filters(self) -> Tensor:
         """All taps, [d, filter_size]."""
         return self(self.filter_size)
+
+
+class GenomicHyenaFilter(HyenaFilter):
+    """An explicit bank of filters that starts from motifs (see `layers.motifs`).
+
+    Args:
+        config: its `hidden_size`, `hyena_filter_size` (128 taps if 0) and `motifs` count; in a
+            model, `hyena_filter="genomic"` takes this bank.
+    """
+
+    kind = layer_filters.GenomicHyenaFilter
+
+    def __init__(self, config: HyenaGLTConfig) -> None:
+        super().__init__(config)
+
+    @property
+    def filter_size(self) -> int:
+        """Taps of each filter."""
+        return self.config.bank_taps
 
 
 def operator_config(d_model: int, l_max: int, order: int, filter_order: int) -> HyenaGLTConfig:
@@ -163,6 +227,12 @@ def operator_config(d_model: int, l_max: int, order: int, filter_order: int) -> 
         hyena_output_gate=True,
         max_sequence_length=l_max,
     )
+
+
+def longest_of(config: HyenaGLTConfig, sign: str) -> int | None:
+    """Longest sequence of a mixer; None where its filters do not end."""
+    bounded = sign in "HG" and config.hyena_filter != "genomic"
+    return config.max_sequence_length if bounded else None
 
 
 def check_states(x: Tensor, width: int, longest: int | None) -> None:

@@ -32,7 +32,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
     Args:
         path: YAML file; None for the defaults alone.
         overrides: `section.key=value`, or `section.part.key=value`; the text is read as the
-            key's type.
+            key's type, a list as `[a, b]`.
     Raises:
         UserError: missing file, bad YAML, unknown, doubled or ill-typed key, broken rule.
     """
@@ -132,11 +132,17 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         for section in reversed(sections):
             nested = {section: nested}
         _check_keys(nested, known, "the command line")  # so that `name` is a key of `inner`
-        inner = values
+        inner, defaults = values, known
         for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = text
+            inner, defaults = inner.setdefault(section, {}), defaults[section]
+        inner[name] = _items(text) if isinstance(defaults[name], tuple) else text
     return values
+
+
+def _items(text: str) -> list[str]:
+    """`[a, b]` or `a,b`."""
+    inside = text.strip().removeprefix("[").removesuffix("]")
+    return [item.strip(" \"'") for item in inside.split(",")] if inside.strip() else []
 
 
 def _check_keys(

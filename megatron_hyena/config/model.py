@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_hyena.config.filters import check_hyena_filter
 from megatron_hyena.config.merging import check_merging
+from megatron_hyena.config.motifs import check_motifs
 from megatron_hyena.config.pattern import parse_pattern
 from megatron_hyena.config.seed_names import accepts_seed_names, own_fields
 from megatron_hyena.errors import UserError
@@ -19,9 +21,10 @@ class HyenaGLTConfig:
     """Architecture of a Hyena-GLT model."""
 
     pattern: str = "[SMLA]2"
-    """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `A`
-    attention, `W` sliding-window attention; `[...]n` repeats; `(...)` merges positions inside,
-    `(...)0.75` with a merge ratio of its own; white space is ignored."""
+    """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `G`
+    the same with genomic branches, `A` attention, `W` sliding-window attention; `[...]n` repeats;
+    `(...)` merges positions inside, `(...)0.75` with a merge ratio of its own; white space is
+    ignored."""
     hidden_size: int = 256
     """Channels of the residual stream and of each mixer."""
     num_heads: int = 8
@@ -43,18 +46,31 @@ class HyenaGLTConfig:
     li_modes: int = 16
     """Real exponential modes of each `L` filter."""
     hyena_order: int = 2
-    """Order N of `H`: N gates and N filters."""
+    """Order N of `H` and `G`: N gates and N filters."""
+    hyena_filter: str = "implicit"
+    """Long filters of `H` and `G`: `implicit`, `genomic` (an explicit bank that starts from
+    `model.motifs`), or a name that the program has registered."""
     hyena_filter_order: int = 64
-    """Width of the small network that makes the filters of `H`."""
-    hyena_output_gate: bool = False
-    """`H` multiplies its output by a sigmoid gate of its input."""
+    """Width of the small network that makes the `implicit` filters."""
     hyena_filter_size: int = 0
-    """Taps of the filters of `H`, which then see no further back; 0 for the whole sequence."""
+    """Taps of the long filters, which then see no further back; 0 gives `genomic` ones 128, and all
+    others the whole sequence."""
+    hyena_output_gate: bool = False
+    """`H` and `G` multiply their output by a sigmoid gate of their input."""
     use_fft_conv: bool = True
-    """Convolutions of `H` by FFT; `false` takes products with Toeplitz matrices, faster for few
-    taps, and needs `hyena_filter_size` of at most 512. The numbers are the same."""
+    """Convolutions of `H` and `G` by FFT; `false` takes products with Toeplitz matrices, faster for
+    few taps, and needs filters of at most 512 taps. The numbers are the same."""
     max_sequence_length: int = 65536
-    """Longest sequence of `H`: its filters are functions of position / this."""
+    """Longest sequence of `H` and `G`, unless their filters are `genomic`; `implicit` ones are
+    functions of position / this."""
+    motif_length: int = 10
+    """Taps of the motif branch of `G`."""
+    motifs: tuple[str, ...] = ("cg_dinucleotide", "tata_box", "palindrome")
+    """What the motif branch of `G` and the `genomic` filters start from, on both strands: IUPAC
+    letters such as `TATAWAW`, or the names `cg_dinucleotide` (CG), `tata_box` (TATAWAW) and
+    `palindrome` (CANNTG). Each pattern takes four channels."""
+    structure_scales: int = 4
+    """Distances per channel over which the structure branch of `G` averages."""
     attention_window: int = 512
     """Positions a `W` layer sees, the current one included."""
     rope_base: float = 10000.0
@@ -136,8 +152,18 @@ class HyenaGLTConfig:
             raise UserError(
                 f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
             )
-        _check_taps(self)
+        self._check_filters(signs)
         check_merging(self)
+
+    def _check_filters(self, signs: tuple[str, ...]) -> None:
+        """The long filters of `H` and `G`, and the motifs with whatever starts from them."""
+        check_hyena_filter(self.hyena_filter)
+        starts = {"motif_length": self.motif_length} if "G" in signs else {}
+        if self.hyena_filter == "genomic" and set("HG") & set(signs):
+            starts["hyena_filter_size"] = self.bank_taps
+        _check_taps(self)
+        check_motifs(self.motifs, starts, self.hidden_size)
+        object.__setattr__(self, "motifs", tuple(self.motifs))  # a list, where read from JSON
 
     @property
     def signs(self) -> tuple[str, ...]:
@@ -158,8 +184,14 @@ class HyenaGLTConfig:
 
     @property
     def hyena_taps(self) -> int:
-        """Taps of the longest filter of `H`."""
-        return self.hyena_filter_size or self.max_sequence_length
+        """Taps of the longest filter of `H` and `G`."""
+        whole = self.max_sequence_length
+        return self.bank_taps if self.hyena_filter == "genomic" else self.hyena_filter_size or whole
+
+    @property
+    def bank_taps(self) -> int:
+        """Taps of `genomic` filters."""
+        return self.hyena_filter_size or BANK_TAPS
 
     @classmethod
     def own_fields(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,18 +206,20 @@ class HyenaGLTConfig:
 
 def _check_taps(config: HyenaGLTConfig) -> None:
     taps, longest = config.hyena_filter_size, config.max_sequence_length
-    if not 0 <= taps <= longest:
+    if taps < 0 or (config.hyena_filter == "implicit" and taps > longest):
         raise UserError(
             f"model.hyena_filter_size={taps} must lie between 0 (the whole sequence) and "
             f"model.max_sequence_length={longest}"
         )
-    if not config.use_fft_conv and not 1 <= taps <= DIRECT_TAPS:
+    if not config.use_fft_conv and config.hyena_taps > DIRECT_TAPS:
         raise UserError(
             f"model.use_fft_conv=false needs model.hyena_filter_size from 1 to {DIRECT_TAPS}, not "
             f"{taps}: the matrices of longer filters do not fit in memory"
         )
 
 
+BANK_TAPS = 128
+"""Taps of `genomic` filters where none are given."""
 DIRECT_TAPS = 512
 """Most taps of `H` without FFT: a channel's Toeplitz matrices then hold a million numbers."""
 POSITIVE = (
@@ -198,6 +232,8 @@ POSITIVE = (
     "hyena_order",
     "hyena_filter_order",
     "max_sequence_length",
+    "motif_length",
+    "structure_scales",
     "attention_window",
 )
 

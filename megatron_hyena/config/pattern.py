@@ -54,6 +54,11 @@ SIGNS: dict[str, Sign] = {
     "H": Sign(
         "megatron_hyena.layers.hyena_order:HyenaOperator", "Hyena of order N", ("all_to_all",)
     ),
+    "G": Sign(
+        "megatron_hyena.layers.genomic:GenomicHyenaOperator",
+        "Hyena of order N with genomic branches",
+        ("all_to_all",),
+    ),
     "A": Sign(
         "megatron_hyena.layers.attention:Attention",
         "causal attention with RoPE",

@@ -58,8 +58,8 @@ ELSEWHERE = {
     "or RegressionHead, or give MultiTaskHyenaGLT its tasks",
     "shared_layers": "it belongs to MultiTaskHyenaGLT(config, tasks, shared_layers=...)",
     "initial_length": "it belongs to a run: see the length curriculum in docs/configuration.md",
-    "custom_hyena_filter": "a class cannot be written to a file: register the filter and give its "
-    "name as hyena_filter",
+    "custom_hyena_filter": "a class cannot be written to a file: give the name it is registered "
+    "under (register_hyena_filter); that of GenomicHyenaFilter is 'genomic'",
     "base_merge_ratio": "give merge_ratio, the fraction removed, and adaptive=True",
 }
 """Names that are no part of the architecture, and where they belong."""
@@ -98,6 +98,8 @@ def own_fields(given: Mapping[str, Any], known: Collection[str]) -> dict[str, An
     for name, value in rest.items():
         if name in known or name in RENAMED:
             _put(found, RENAMED.get(name, name), value, name)
+        elif name == "custom_hyena_filter" and isinstance(value, str):
+            _put(found, "hyena_filter", value, name)
         elif name in CHOICES:
             only, instead = CHOICES[name]
             if value != only:

@@ -16,6 +16,7 @@ SCRIPTS = {
     "adapt_to_task": [],
     "analyse_sequence": ["--width", "32", "--layers", "3"],
     "compare_orders": ["--width", "32", "--length", "128"],
+    "custom_filter": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "sequence_lengths": [],
@@ -72,6 +73,14 @@ def test_each_length_has_its_speed(printed: list[str]) -> None:
         assert int(first(rf"^length {length}: (\d+) tokens", line)) > 0
     assert printed[2] == "Performance of 2 forward passes"
     assert "average sequence length: 96" in printed[3]
+
+
+@run("custom_filter")
+def test_a_filter_of_ones_own_trains_and_is_saved_by_name(printed: list[str]) -> None:
+    for line, name in zip(printed, ("codon", "genomic"), strict=True):
+        assert float(first(r"-> ([\d.]+) nats", line)) < float(first(r"loss ([\d.]+) ->", line))
+        assert line.startswith(f"{name}: ")
+        assert line.endswith("the same: True")
 
 
 @run("hybrid_model")

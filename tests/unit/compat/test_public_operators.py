@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import torch
 import megatron_hyena
 from megatron_hyena import (
     FeedForward,
+    GenomicHyenaFilter,
+    GenomicHyenaOperator,
     HyenaBlock,
     HyenaFilter,
     HyenaGLTConfig,
@@ -27,6 +30,8 @@ from megatron_hyena import (
 from megatron_hyena.compat.operators import operator_config
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.attention import Attention
+from megatron_hyena.layers.filters import GenomicHyenaFilter as BankOfLayers
+from megatron_hyena.layers.genomic import GenomicHyenaOperator as GenomicOfLayers
 from megatron_hyena.layers.hyena_order import HyenaFilter as FilterOfLayers
 from megatron_hyena.layers.hyena_order import HyenaOperator as HyenaOfLayers
 from megatron_hyena.layers.provider import DenseProvider
@@ -51,6 +56,7 @@ def made() -> dict[str, Any]:
         "order 1": HyenaOperator(D, LONGEST, order=1),
         "order 2": HyenaOperator(D, LONGEST),
         "order 3": HyenaOperator(D, LONGEST, order=3, filter_order=8),
+        "genomic": GenomicHyenaOperator(D, LONGEST),
         "block": HyenaBlock(SMALL),
         "even": StripedHyenaOperator(D, LONGEST, num_heads=4),
         "odd": StripedHyenaOperator(D, LONGEST, num_heads=4, layer_idx=1),
@@ -78,10 +84,10 @@ def test_batch_first_and_causal(name: str) -> None:
         assert slope[1, : t + 1].abs().amax(1).min() > 0
 
 
-@pytest.mark.parametrize("name", ["order 1", "order 2", "order 3", "block", "even", "odd"])
+@pytest.mark.parametrize("name", [name for name in made() if name != "residual"])
 def test_it_is_the_models_layer_to_the_bit(name: str) -> None:
     module = disturbed(name)
-    kind = Attention if name == "odd" else HyenaOfLayers
+    kind = {"odd": Attention, "genomic": GenomicOfLayers}.get(name, HyenaOfLayers)
     layer = kind(module.config, DenseProvider())
     layer.load_state_dict(module.mixer.state_dict())
     x = torch.randn(2, 50, D)
@@ -173,6 +179,52 @@ def test_a_filter_of_a_configuration() -> None:
     bank = HyenaFilter(config)
     assert bank.filters.shape == (D, 10) == (D, bank.filter_size)
     assert HyenaBlock(config).filter_size == 10
+
+
+def test_conservation_is_read_where_it_is_known() -> None:
+    operator = disturbed("genomic")
+    layer = GenomicOfLayers(operator.config, DenseProvider())
+    layer.load_state_dict(operator.mixer.state_dict())
+    x, scores = torch.randn(2, 30, D), torch.randn(2, 30)
+    scores[:, 10:20] = math.nan
+    expected = layer(x.transpose(0, 1), Span(0, 30, tracks={"conservation": scores}))
+    found, plain = operator(x, scores), operator(x)
+    assert torch.equal(found, expected.transpose(0, 1))
+    assert torch.equal(found[:, 10:20], plain[:, 10:20])
+    assert not torch.allclose(found[:, :10], plain[:, :10])
+    assert torch.equal(operator(x, torch.full((2, 30), math.nan)), plain)
+    with pytest.raises(UserError, match="one score for each byte"):
+        operator(x, scores[:, 1:])
+
+
+def test_motifs_of_ones_own() -> None:
+    operator = GenomicHyenaOperator(D, LONGEST, motif_length=4, motifs=["GATC", "CG"])
+    assert operator.config.motifs == ("GATC", "CG")
+    assert operator.mixer.motif.taps.shape == (D, 4)
+    with pytest.raises(UserError, match="TATAWAW of 7 letters"):
+        GenomicHyenaOperator(D, LONGEST, motif_length=4)
+
+
+def test_a_bank_of_motifs() -> None:
+    config = HyenaGLTConfig(hidden_size=D, num_heads=4, hyena_filter_size=20)
+    bank = GenomicHyenaFilter(config)
+    assert bank.filter_size == 20
+    layer = BankOfLayers(config, DenseProvider())
+    layer.load_state_dict(bank.network.state_dict())
+    assert torch.equal(bank.filters, layer.filters)
+    assert torch.equal(bank(7), layer.filters[:, :7])
+    assert GenomicHyenaFilter(HyenaGLTConfig(hidden_size=D, num_heads=4)).filters.shape == (D, 128)
+    with pytest.raises(UserError, match="20 taps has no 21"):
+        bank(21)
+
+
+def test_an_operator_with_a_bank_has_no_longest_sequence() -> None:
+    config = HyenaGLTConfig(
+        hidden_size=D, num_heads=4, hyena_filter="genomic", max_sequence_length=LONGEST
+    )
+    x = torch.randn(1, 300, D)
+    assert HyenaBlock(config)(x).shape == x.shape
+    assert ResidualHyenaLayer(config)(x).shape == x.shape
 
 
 def test_the_transform_is_linear_not_circular() -> None:

@@ -158,7 +158,7 @@ def test_layers_that_contradict(fields: dict[str, Any], words: tuple[str, ...]) 
         ({"task_type": "classification"}, ("MultiTaskHyenaGLT",)),
         ({"shared_layers": 2}, ("MultiTaskHyenaGLT",)),
         ({"initial_length": 1024}, ("curriculum",)),
-        ({"custom_hyena_filter": object}, ("hyena_filter",)),
+        ({"custom_hyena_filter": object}, ("register_hyena_filter", "'genomic'")),
         ({"hiden_size": 3}, ("hiden_size", "nearest is hidden_size")),
         ({"n_layer": 3}, ("nearest is n_layers",)),
         ({"qqqq": 3}, ("qqqq", "docs/configuration.md")),
@@ -180,7 +180,12 @@ def test_a_choice_that_is_always_so_may_be_said(name: str, choice: tuple[Any, st
     [
         ({"hyena_filter_size": -1}, ("-1",)),
         ({"hyena_filter_size": 300, "max_sequence_length": 200}, ("300", "200")),
+        ({"hyena_filter_size": -1, "hyena_filter": "genomic"}, ("-1",)),
         ({"use_fft_conv": False}, ("512", "not 0")),
+        (
+            {"use_fft_conv": False, "hyena_filter": "genomic", "hyena_filter_size": 600},
+            ("512", "600"),
+        ),
         ({"use_fft_conv": False, "hyena_filter_size": 513}, ("512", "513")),
     ],
 )
@@ -188,6 +193,17 @@ def test_filter_sizes_that_cannot_be(fields: dict[str, Any], words: tuple[str, .
     message = refused(**fields)
     for word in words:
         assert word in message
+
+
+def test_a_custom_filter_by_its_name() -> None:
+    config = HyenaGLTConfig.from_seed(custom_hyena_filter="genomic")
+    assert config == HyenaGLTConfig(hyena_filter="genomic")
+    assert "genmic" in refused(custom_hyena_filter="genmic")
+    short = HyenaGLTConfig(hyena_filter="genomic", use_fft_conv=False, max_sequence_length=64)
+    assert short.hyena_taps == short.bank_taps == 128
+    whole = HyenaGLTConfig(hyena_filter="genomic", hyena_filter_size=9)
+    assert whole.hyena_taps == whole.bank_taps == 9
+    assert HyenaGLTConfig().hyena_taps == HyenaGLTConfig().max_sequence_length
 
 
 def test_a_run_has_the_projects_own_names_alone() -> None:

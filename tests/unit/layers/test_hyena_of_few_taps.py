@@ -17,6 +17,24 @@ from tests.oracles.drawing import draw, small_config, small_mixer, weights
 SIZES = [1, 2, 8, 9, 40, 100]
 
 
+@pytest.mark.parametrize("length", [1, 41, 200])
+def test_an_explicit_bank_in_both_forms(length: int) -> None:
+    """128 taps where no size is given."""
+    x, results = draw(length, 2, 8), []
+    for fft in (True, False):
+        config = small_config(
+            "H", hyena_filter="genomic", motifs=("CG", "CANNTG"), use_fft_conv=fft
+        )
+        mixer = small_mixer(config)
+        assert mixer.get_parameter("filters.0.filters").shape == (8, 128)
+        expected = language_model.mixer("H", x.numpy(), weights(mixer), config)
+        results.append(mixer(x))
+        scale = max(1.0, float(np.abs(expected).max()))
+        found = results[-1].detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * scale)
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("length", [1, 7, 41, 100])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("fft", [True, False])

@@ -185,8 +185,12 @@ class HyenaGLTConfig:
     @property
     def hyena_taps(self) -> int:
         """Taps of the longest filter of `H` and `G`."""
-        whole = self.max_sequence_length
-        return self.bank_taps if self.hyena_filter == "genomic" else self.hyena_filter_size or whole
+        return self.explicit_taps or self.max_sequence_length
+
+    @property
+    def explicit_taps(self) -> int:
+        """Taps of the filters of `H` and `G`; 0 where they reach over the whole sequence."""
+        return self.bank_taps if self.hyena_filter == "genomic" else self.hyena_filter_size
 
     @property
     def bank_taps(self) -> int:

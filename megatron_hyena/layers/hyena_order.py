@@ -153,7 +153,7 @@ class HyenaOperator(HyenaMixer):
     @staticmethod
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
         """See `HyenaMixer.mixing_flops`: three transforms of length L + taps, or the taps."""
-        taps = min(length, config.hyena_taps)
+        taps = min(length, config.explicit_taps or length)
         if config.use_fft_conv:
             convolution = 3 * 2.5 * (1 + taps / length) * math.log2(max(length + taps, 2))
         else:

@@ -15,16 +15,17 @@ __version__ = "0.1.0"
 _NAMES = {
     "megatron_hyena.compat.adaptation": ("fine_tune_hyena_for_task",),
     "megatron_hyena.compat.blocks": (
-        *("FeedForward", "HyenaDynamicLayer", "ResidualHyenaLayer", "RotaryPositionalEmbedding"),
+        *("FeedForward", "HyenaDynamicLayer", "HyenaGLTEmbedding", "ResidualHyenaLayer"),
+        "RotaryPositionalEmbedding",
     ),
     "megatron_hyena.compat.configs": (
         *("HybridAttentionHyenaConfig", "create_hybrid_model"),
         *("optimize_for_sequence_length", "recompute_for_sequence_length"),
     ),
     "megatron_hyena.compat.memory": ("estimate_memory_usage",),
+    "megatron_hyena.compat.filters": ("GenomicHyenaFilter", "HyenaFilter"),
     "megatron_hyena.compat.operators": (
-        *("GenomicHyenaFilter", "GenomicHyenaOperator", "HyenaBlock", "HyenaFilter"),
-        *("HyenaOperator", "StableHyenaOperator"),
+        *("GenomicHyenaOperator", "HyenaBlock", "HyenaOperator", "StableHyenaOperator"),
         *("StripedHyenaOperator", "StrippedHyenaOperator"),
     ),
     "megatron_hyena.data.tokenizer": ("GenomicTokenizer",),

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import megatron_hyena
 from megatron_hyena import (
     FeedForward,
-    GenomicHyenaFilter,
     GenomicHyenaOperator,
     HyenaBlock,
-    HyenaFilter,
     HyenaGLTConfig,
     HyenaOperator,
     ResidualHyenaLayer,
     RotaryPositionalEmbedding,
     StripedHyenaOperator,
 )
-from megatron_hyena.compat.operators import operator_config
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.attention import Attention
-from megatron_hyena.layers.filters import GenomicHyenaFilter as BankOfLayers
 from megatron_hyena.layers.genomic import GenomicHyenaOperator as GenomicOfLayers
-from megatron_hyena.layers.hyena_order import HyenaFilter as FilterOfLayers
 from megatron_hyena.layers.hyena_order import HyenaOperator as HyenaOfLayers
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.layers.span import Span
-from megatron_hyena.model.hyena_glt import Block
-from tests.oracles import language_model, operators
+from tests.oracles import operators
 from tests.oracles.drawing import disturb, draw, weights
 
 D, LONGEST = 16, 64
@@ -94,17 +83,6 @@ def test_it_is_the_models_layer_to_the_bit(name: str) -> None:
     assert torch.equal(module(x), layer(x.transpose(0, 1)).transpose(0, 1))
 
 
-def test_a_residual_layer_is_the_models_block_to_the_bit() -> None:
-    layer = disturbed("residual")
-    block = Block("H", SMALL, DenseProvider())
-    block.load_state_dict(
-        {name.replace(".layer.", "."): p for name, p in layer.block.state_dict().items()}
-    )
-    x = torch.randn(2, 50, D)
-    expected = block(x.transpose(0, 1), Span.alone(50)).transpose(0, 1)
-    assert torch.equal(layer(x), expected)
-
-
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_the_operator_equals_its_equation(order: int) -> None:
     operator = HyenaOperator(D, LONGEST, order=order, filter_order=8).double()
@@ -159,28 +137,6 @@ def test_half_precision_comes_back_as_it_was() -> None:
     assert half.dtype == torch.float32
 
 
-def test_filters_are_those_of_the_layer_and_prefixes_of_themselves() -> None:
-    made_filter = HyenaFilter(D, filter_order=8, l_max=LONGEST)
-    layer = FilterOfLayers(operator_config(D, LONGEST, 1, 8), DenseProvider())
-    layer.load_state_dict(made_filter.network.state_dict())
-    taps = made_filter(LONGEST)
-    assert taps.shape == (D, LONGEST) == made_filter.filters.shape
-    assert made_filter.filter_size == LONGEST
-    assert torch.equal(taps, layer(LONGEST, torch.float32))
-    torch.testing.assert_close(made_filter(20), taps[:, :20])
-    with pytest.raises(UserError, match="64 taps has no 65"):
-        made_filter(65)
-    expected = operators.implicit_taps(weights(layer), 30, LONGEST)
-    np.testing.assert_allclose(made_filter(30).detach().numpy(), expected, atol=1e-5)
-
-
-def test_a_filter_of_a_configuration() -> None:
-    config = HyenaGLTConfig(hidden_size=D, num_heads=4, hyena_filter_size=10)
-    bank = HyenaFilter(config)
-    assert bank.filters.shape == (D, 10) == (D, bank.filter_size)
-    assert HyenaBlock(config).filter_size == 10
-
-
 def test_conservation_is_read_where_it_is_known() -> None:
     operator = disturbed("genomic")
     layer = GenomicOfLayers(operator.config, DenseProvider())
@@ -203,19 +159,6 @@ def test_motifs_of_ones_own() -> None:
     assert operator.mixer.motif.taps.shape == (D, 4)
     with pytest.raises(UserError, match="TATAWAW of 7 letters"):
         GenomicHyenaOperator(D, LONGEST, motif_length=4)
-
-
-def test_a_bank_of_motifs() -> None:
-    config = HyenaGLTConfig(hidden_size=D, num_heads=4, hyena_filter_size=20)
-    bank = GenomicHyenaFilter(config)
-    assert bank.filter_size == 20
-    layer = BankOfLayers(config, DenseProvider())
-    layer.load_state_dict(bank.network.state_dict())
-    assert torch.equal(bank.filters, layer.filters)
-    assert torch.equal(bank(7), layer.filters[:, :7])
-    assert GenomicHyenaFilter(HyenaGLTConfig(hidden_size=D, num_heads=4)).filters.shape == (D, 128)
-    with pytest.raises(UserError, match="20 taps has no 21"):
-        bank(21)
 
 
 def test_an_operator_with_a_bank_has_no_longest_sequence() -> None:
@@ -276,69 +219,3 @@ def test_what_a_fine_tuned_sketch_would_assign_is_read_only() -> None:
     for name, value in (("causal", False), ("filter_size", 3)):
         with pytest.raises(AttributeError):
             setattr(block, name, value)
-
-
-def test_dropout_acts_on_both_branches_in_training_alone() -> None:
-    layer = ResidualHyenaLayer(SMALL, dropout=1.0)
-    disturb(layer)
-    x = torch.randn(1, 9, D)
-    assert torch.equal(layer.train()(x), x)
-    assert not torch.allclose(layer.eval()(x), x)
-    without = HyenaGLTConfig(pattern="H", hidden_size=D, num_heads=4, ffn_hidden_size=-1)
-    assert ResidualHyenaLayer(without, dropout=0.5)(x).shape == x.shape
-
-
-def test_feed_forward_equals_its_equation() -> None:
-    mlp = FeedForward(D, 24).double()
-    x = draw(2, 5, D)
-    expected = language_model.gated_mlp(x.numpy(), weights(mlp.mlp), "gelu")
-    np.testing.assert_allclose(mlp(x).detach().numpy(), expected, atol=1e-12)
-    assert FeedForward(D).mlp.output.shape == (D, 64)
-
-
-def test_rotary_positions_turn_and_do_not_stretch() -> None:
-    rope, x = RotaryPositionalEmbedding(8, base=100.0), draw(2, 3, 7, 8)
-    y = rope(x, start=5)
-    torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1))
-    for t in range(7):
-        expected = operators.rotated(x[1, 2, t].numpy(), 5 + t, 100.0)
-        np.testing.assert_allclose(y[1, 2, t].numpy(), expected, atol=1e-12)
-    with pytest.raises(UserError, match="heads of 6"):
-        rope(draw(2, 6))
-
-
-def test_every_public_name_can_be_had() -> None:
-    for name in megatron_hyena.__all__:
-        assert getattr(megatron_hyena, name) is not None
-        assert name in dir(megatron_hyena)
-    assert megatron_hyena.HyenaGLTModel is megatron_hyena.HyenaGLT
-    assert megatron_hyena.StrippedHyenaOperator is StripedHyenaOperator
-    with pytest.raises(AttributeError, match="NoSuchName"):
-        megatron_hyena.NoSuchName  # noqa: B018
-
-
-def test_the_package_starts_without_torch_and_its_names_without_the_engine() -> None:
-    program = (
-        "import sys, megatron_hyena as m\n"
-        "assert 'torch' not in sys.modules\n"
-        "m.GenomicTokenizer; assert 'torch' not in sys.modules\n"
-        "for name in m.__all__: getattr(m, name)\n"
-        "assert not {'deepspeed', 'megatron'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
-def test_the_page_names_what_there_is() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "seeds.md").read_text(encoding="utf-8")
-    section = page.split("## Classes and functions\n")[1].split("\nWhat the sketches")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert named == set(megatron_hyena.__all__) - {"__version__"}
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_examples_of_the_page_run(number: int) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "seeds.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 2
-    exec(compile(blocks[number], "docs/seeds.md", "exec"), {})

@@ -13,6 +13,7 @@ from megatron_hyena.config.curriculum import (
     curriculum_fits,
 )
 from megatron_hyena.config.exchange import misfit, overridden_exchange
+from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.config.nearest import nearest_batches, nearest_layouts, nearest_ranks
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.config.sections import Config
@@ -89,6 +90,18 @@ def context_has_bytes(config: Config, world_size: int) -> str | None:
     return None
 
 
+def windows_fit(config: Config, world_size: int) -> str | None:
+    """Every rank's share of a sequence is whole windows of the merged stages."""
+    unit, length = merging_multiple(config.model), config.data.sequence_length
+    ranks = config.parallel.context * (config.parallel.tensor if config.parallel.sequence else 1)
+    if unit == 1 or length % (unit * ranks) == 0:
+        return None
+    return (
+        f"data.sequence_length = {length} is not a multiple of the merged stages' windows x ranks "
+        f"that share a sequence = {unit} x {ranks}"
+    )
+
+
 def exchanges_fit(config: Config, world_size: int) -> str | None:
     """Every kind of layer has a way to exchange data between context ranks."""
     if config.parallel.context == 1:
@@ -134,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     tensor_divides,
     sequence_needs_tensor,
     context_has_bytes,
+    windows_fit,
     curriculum_fits,
     exchanges_fit,
     batch_divides,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from megatron_hyena.config.pattern import Stage, parse_layout
@@ -69,6 +70,37 @@ def _shape(stage: Stage, config: HyenaGLTConfig) -> StageShape:
     if window >= 8 * ROUNDING:
         slots = -(-slots // ROUNDING) * ROUNDING
     return StageShape(window, min(window, slots), ratio)
+
+
+def block_shares(config: HyenaGLTConfig) -> tuple[Fraction, ...]:
+    """Of each block: positions that it computes, slots of its stages, over the sequence's bytes."""
+    layout, shapes = parse_layout(config.pattern), stage_shapes(config)
+    shares: dict[int, Fraction] = {}
+
+    def walk(items: tuple[int | Stage, ...], share: Fraction) -> None:
+        for item in items:
+            if isinstance(item, Stage):
+                shape = shapes[item.number]
+                walk(item.items, share * Fraction(shape.slots, shape.window))
+            else:
+                shares[item] = share
+
+    walk(layout.items, Fraction(1))
+    return tuple(shares[number] for number in range(len(layout.signs)))
+
+
+def stage_shares(config: HyenaGLTConfig) -> tuple[Fraction, ...]:
+    """Of each stage: positions at its entry, over the sequence's bytes."""
+    shares, shapes = {}, stage_shapes(config)
+
+    def walk(items: tuple[int | Stage, ...], share: Fraction) -> None:
+        for item in items:
+            if isinstance(item, Stage):
+                shares[item.number], shape = share, shapes[item.number]
+                walk(item.items, share * Fraction(shape.slots, shape.window))
+
+    walk(parse_layout(config.pattern).items, Fraction(1))
+    return tuple(shares[number] for number in range(len(shapes)))
 
 
 def merging_multiple(config: HyenaGLTConfig) -> int:

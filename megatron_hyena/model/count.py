@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from megatron_hyena.config import Config, HyenaGLTConfig
+from megatron_hyena.config.merging import block_shares, stage_shares
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.hyena_glt import LOSS_SLICE, HyenaGLT, mixer_class
 
@@ -45,18 +47,25 @@ def meta_model(config: HyenaGLTConfig) -> HyenaGLT:
 def flops_per_token(config: HyenaGLTConfig, length: int) -> float:
     """Forward and backward FLOPs per byte: three times the forward's.
 
-    The forward's are 2 per element of each matrix that multiplies every position (the embedding
-    is a look-up; the head counts), plus each mixer's own.
+    The forward's are 2 per element of each matrix that multiplies every position of its axis (the
+    embedding is a look-up; the head counts), plus each mixer's own. Blocks in merged stages have
+    fewer positions: the slots of their windows, filled or not.
     """
-    model = meta_model(config)
-    matrices = sum(
-        p.numel()
-        for p in model.parameters()
-        if cut_of(p).role == "matrix" and p is not model.embedding.weight
+    model, products = meta_model(config), 0.0
+    for block, share in zip(model.blocks, block_shares(config), strict=True):
+        products += float(share) * _matrix_elements(block)
+    for stage, share in zip(model.stages, stage_shares(config), strict=True):
+        products += float(share) * _matrix_elements(stage)
+    products += model.head.weight.numel()
+    mixing = sum(
+        float(share) * mixer_class(sign).mixing_flops(config, int(length * share))
+        for sign, share in zip(config.signs, block_shares(config), strict=True)
     )
-    matrices += model.head.weight.numel() if config.tie_embeddings else 0
-    mixing = sum(mixer_class(sign).mixing_flops(config, length) for sign in config.signs)
-    return 3 * (2 * matrices + mixing)
+    return 3 * (2 * products + mixing)
+
+
+def _matrix_elements(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if cut_of(p).role == "matrix")
 
 
 def cost(config: Config, replicas: int) -> Cost:
@@ -84,6 +93,11 @@ WORKING_SHARE = 1.35
 """Peak of a block's backward pass, over what its forward pass stored: gradients in flight."""
 
 
+STAGE_STREAMS = 8
+"""Of the size of the residual stream at its entry, what a merged stage stores: its input for the
+router, normed, projected twice, for the skip, and its output and their sums."""
+
+
 def _activation_bytes(config: Config) -> float:
     """Largest activations of one micro-batch on one rank, in bytes.
 
@@ -97,11 +111,12 @@ def _activation_bytes(config: Config) -> float:
     positions = config.train.micro_batch_size * -(-config.data.sequence_length // parallel.context)
     recomputed = [parallel.recomputes(sign) for sign in model.signs]
     kept = working = 0.0
-    for sign, again in zip(model.signs, recomputed, strict=True):
-        stored = _block_bytes(sign, config)
+    for sign, again, share in zip(model.signs, recomputed, block_shares(model), strict=True):
+        stored, entry = float(share) * _block_bytes(sign, config), float(share) * stream
         if again:
-            working = max(working, kept + stream + WORKING_SHARE * stored)
-        kept += stream if again else stored
+            working = max(working, kept + entry + WORKING_SHARE * stored)
+        kept += entry if again else stored
+    kept += sum(float(share) * STAGE_STREAMS * stream for share in stage_shares(model))
     logits = 4 * 4 * model.vocab_size * own
     logits *= min(1.0, LOSS_SLICE / positions) if any(recomputed) else 1.0
     return positions * max(working, kept + stream + logits)

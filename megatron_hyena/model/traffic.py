@@ -10,16 +10,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
 
 from megatron_hyena.config import Config, exchange_of
+from megatron_hyena.config.merging import (
+    StageShape,
+    block_shares,
+    merging_multiple,
+    stage_shapes,
+    stage_shares,
+)
 from megatron_hyena.layers.hyena_order import HyenaOperator
+from megatron_hyena.layers.merging.stage import merging_numbers
 from megatron_hyena.layers.mixer import Message
 from megatron_hyena.model.hyena_glt import mixer_class
 
 GATHER, SCATTER, REDUCE = 1, 1, 2
 """Multiples of (T - 1) / T of the whole tensor that a rank sends: see `parallel.provider`."""
-ENDS, MLP = "embedding, head", "MLP"
+ENDS, MLP, MERGING = "embedding, head", "MLP", "merging"
 """What is not a sign of the pattern."""
+WHOLE = Fraction(1)
 
 
 @dataclass
@@ -30,15 +41,15 @@ class Sent:
     backward: int = 0
 
 
-def predict(config: Config, context_rank: int = 0) -> dict[str, Sent]:
+def predict(config: Config, context_rank: int = 0, tensor_rank: int = 0) -> dict[str, Sent]:
     """Bytes that a rank sends for one micro-batch, forward and backward, by kind of layer.
 
     Recomputation repeats the forward exchanges of a block but for its last one, whose result the
     backward pass does not need.
     """
-    layers = _Layers(config, context_rank)
     sent: dict[str, Sent] = defaultdict(Sent)
-    for sign in config.model.signs:
+    for sign, share in zip(config.model.signs, block_shares(config.model), strict=True):
+        layers = _Layers(config, context_rank, share)
         again = config.parallel.recomputes(sign)
         has_mlp = config.model.ffn > 0
         layers.mixer(sent[sign], sign)
@@ -48,15 +59,19 @@ def predict(config: Config, context_rank: int = 0) -> dict[str, Sent]:
         if has_mlp:
             layers.edges(sent[MLP])
             sent[MLP].forward += layers.enter() if again else 0
-    layers.ends(sent[ENDS], again=any(map(config.parallel.recomputes, config.model.signs)))
+    whole = _Layers(config, context_rank)
+    whole.ends(sent[ENDS], again=any(map(config.parallel.recomputes, config.model.signs)))
+    for shape, share in zip(stage_shapes(config.model), stage_shares(config.model), strict=True):
+        _Layers(config, context_rank, share).stage(sent[MERGING], shape, tensor_rank)
     return {kind: one for kind, one in sent.items() if one.forward or one.backward}
 
 
 def busiest(config: Config) -> dict[str, Sent]:
     """`predict` of the rank that sends most in each direction, by kind of layer."""
     most: dict[str, Sent] = defaultdict(Sent)
-    for rank in range(config.parallel.context):
-        for kind, sent in predict(config, rank).items():
+    places = product(range(config.parallel.context), range(config.parallel.tensor))
+    for context_rank, tensor_rank in places:
+        for kind, sent in predict(config, context_rank, tensor_rank).items():
             most[kind].forward = max(most[kind].forward, sent.forward)
             most[kind].backward = max(most[kind].backward, sent.backward)
     return dict(most)
@@ -65,12 +80,13 @@ def busiest(config: Config) -> dict[str, Sent]:
 class _Layers:
     """The sizes of one rank's tensors, and what each part of the model sends of them."""
 
-    def __init__(self, config: Config, context_rank: int) -> None:
+    def __init__(self, config: Config, context_rank: int, share: Fraction = WHOLE) -> None:
         self.config, self.rank = config, context_rank
         self.tensor, self.context = config.parallel.tensor, config.parallel.context
         self.sequence = config.parallel.sequence
         multiple = self.context * (self.tensor if self.sequence else 1)
-        self.whole = -(-config.data.sequence_length // multiple) * multiple
+        multiple *= merging_multiple(config.model)
+        self.whole = int(-(-config.data.sequence_length // multiple) * multiple * share)
         self.length = self.whole // self.context
         self.product_bytes = 2 if config.train.precision == "bf16" else 4
 
@@ -121,6 +137,21 @@ class _Layers:
     def _held(self, width: int, neighbours: int) -> int:
         """Positions of a halo that lie on the `neighbours` nearest ranks, each rank's its own."""
         return min(width, neighbours * self.length)
+
+    def stage(self, sent: Sent, shape: StageShape, tensor_rank: int) -> None:
+        """Entry and exit of a merged stage, among all ranks that share the stream.
+
+        Halos of one position, gathers of what scans leave behind, and the places of its slots.
+        """
+        ranks = self.context * (self.tensor if self.sequence else 1)
+        place = self.rank * self.tensor + tensor_rank if self.sequence else self.rank
+        halos, gathers = merging_numbers(self.config.model)
+        rows = self.config.train.micro_batch_size
+        gathered = 4 * rows * gathers * (ranks - 1)
+        sent.forward += gathered + (4 * rows * halos if place < ranks - 1 else 0)
+        sent.backward += gathered + (4 * rows * halos if place > 0 else 0)
+        slots = self.whole // ranks // shape.window * shape.slots
+        sent.forward += 4 * rows * slots * (ranks - 1)
 
     def ends(self, sent: Sent, again: bool) -> None:
         """Embedding, entry of the head, and the three reductions of the cross-entropy."""

@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.config.pattern import SIGNS
+from megatron_hyena.layers.merging.rate import Rate, rate_state
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.model.hyena_glt import HyenaGLT
@@ -67,6 +69,25 @@ CASES = SINGLE | {
     "uneven": Case(MIXED, length=150),
     "uneven packed": Case(MIXED, packed=True, length=150),
 }
+# Merged stages: on four ranks, three windows of bytes each. Where stages nest, one window of the
+# inner stage is several of the outer's, and more than a rank has: the sequence is padded.
+MERGED = replace(MIXED, pattern="S(SMLHAW)0.6S", window=16, slots=9)
+NESTED = replace(MERGED, pattern="S(M(LA)0.4S)0.4S", slots=12)
+CASES |= {
+    "merged": Case(MERGED, length=192),
+    "merged packed": Case(MERGED, packed=True, length=192),
+    "merged others": Case(
+        MERGED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True)), length=192
+    ),
+    "nested": Case(NESTED, length=192),
+    "nested packed": Case(NESTED, packed=True, length=192),
+    "trunk, adaptive": Case(replace(NESTED, router_input="trunk", adaptive=True), length=192),
+    "words, packed": Case(
+        replace(MERGED, adaptive=True, complexity="kmer", merge_fn="mean"), packed=True, length=192
+    ),
+    "hnet": Case(replace(MERGED, merger="hnet"), length=192),
+    "static": Case(replace(MERGED, pattern="S(SA)0.5S", merger="static", slots=0), length=192),
+}
 
 
 @dataclass(frozen=True)
@@ -100,11 +121,17 @@ class Outcome:
     """One rank's results for one case; tensors by parameter name are this rank's parts.
 
     `logits` and `nll` are those of its sequences `rows` and of its stretch, which begins at
-    `start` and may end behind the sequence.
+    `start` and may end behind the sequence. `openings` are those of the slice that is the first of
+    `slice` of as many as the second, by stage [B, positions]; `rates` is the state of the rate
+    controls after the first step.
     """
 
     rows: slice
     start: int
+    slice: tuple[int, int]
+    openings: dict[int, Tensor]
+    penalty: Tensor
+    rates: dict[str, Tensor]
     initial: dict[str, Tensor]
     logits: Tensor
     nll: Tensor
@@ -123,8 +150,14 @@ def batch(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     tokens = torch.randint(0, BASE.vocab_size, (BATCH, case.length + 1), generator=generator)
     weights = torch.rand(BATCH, case.length, generator=generator, dtype=torch.float64)
     begins = torch.zeros(BATCH, case.length, dtype=torch.int64)
-    begins[0, [37, 38, 76, 113, 130]] = 1
-    begins[1, [5, 9, 114]] = 1
+    if "(" in case.config.pattern:  # on edges of ranks too
+        unit = merging_multiple(case.config)
+        begins[0, 48::48] = 1
+        begins[1, unit] = 1
+        begins[:, torch.arange(case.length) % unit > 0] = 0
+    else:
+        begins[0, [37, 38, 76, 113, 130]] = 1
+        begins[1, [5, 9, 114]] = 1
     documents = begins.cumsum(1) if case.packed else None
     return tokens[:, :-1], tokens[:, 1:], weights * (weights > 0.3), documents
 
@@ -151,7 +184,8 @@ def _on_rank(case: Case, layout: Layout, mesh) -> Outcome:
     model = HyenaGLT(case.config, provider, seed=SEED, recompute=recompute)
     sum_partial_gradients(model, provider)
     share = BATCH // mesh.data_size
-    return train(case, model, slice(mesh.data_rank * share, (mesh.data_rank + 1) * share), mesh)
+    rows = slice(mesh.data_rank * share, (mesh.data_rank + 1) * share)
+    return train(case, model, rows, mesh, layout.sequence)
 
 
 def on_one(name: str) -> Outcome:
@@ -161,35 +195,75 @@ def on_one(name: str) -> Outcome:
     return train(case, model, slice(0, BATCH), None)
 
 
-def train(case: Case, model: HyenaGLT, rows: slice, mesh) -> Outcome:
+def train(case: Case, model: HyenaGLT, rows: slice, mesh, sequence: bool = False) -> Outcome:
     """Forward, backward, then `STEPS` steps of AdamW clipped to the global norm."""
     open_branches(model, model.provider.rank, model.provider.size)
     initial = _copies(model)
     model.double()
+    for rate in _rates(model):  # the ratio loss is to weigh as much as the language model's
+        rate.wanted.fill_(0.9)
+        rate.weight *= 50
+        rate.shift.fill_(-0.1)
     ids, targets, weights, documents = batch(case)
     total = weights.sum()
     ids, targets, weights = ids[rows], targets[rows], weights[rows]
     documents = None if documents is None else documents[rows]
     with torch.no_grad():
+        model.eval()
         output = model(ids, labels=ids, document_ids=documents)
+        model.train()
         nll = model.token_losses(ids, targets, documents)
     gradients: dict[str, Tensor] = {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     for step in range(STEPS):
         optimizer.zero_grad()
-        losses = model.token_losses(ids, targets, documents)
-        loss = (losses * model.stretch(weights)).sum() / total
-        loss.backward()
+        parts = model.weighted_losses(ids, targets, weights, documents) / total
+        parts.sum().backward()
+        for rate in _rates(model):
+            rate.update(_sum_counts(rate.take(), mesh, sequence))
         _sum_over_replicas(mesh, [_gradient(p) for p in model.parameters()])
         if step == 0:
-            first = loss.detach().clone()
-            _sum_over_replicas(mesh, [first])
+            first, penalty = parts.detach().clone()
+            _sum_over_replicas(mesh, [first, penalty])
+            if sequence:
+                dist.all_reduce(penalty, group=mesh.tensor)
+            rates = {name: buffer.clone() for name, buffer in rate_state(model).items()}
             gradients = {n: _gradient(p).clone() for n, p in model.named_parameters()}
         _clip(model, mesh, largest=0.1)
         optimizer.step()
     start = model.provider.context.rank * nll.shape[1]
-    trained = _copies(model)
-    return Outcome(rows, start, initial, output.logits, nll, first, output.loss, gradients, trained)
+    openings = {
+        number: merge.chunks.opens_nWB.flatten(0, 1).t()
+        for number, merge in enumerate(output.merges)
+    }
+    stream = model.provider.stream
+    return Outcome(
+        rows,
+        start,
+        (stream.rank, stream.size),
+        openings,
+        penalty,
+        rates,
+        initial,
+        output.logits,
+        nll,
+        first,
+        output.loss,
+        gradients,
+        trained=_copies(model),
+    )
+
+
+def _rates(model: HyenaGLT) -> list[Rate]:
+    return [module for module in model.modules() if isinstance(module, Rate)]
+
+
+def _sum_counts(counts: Tensor, mesh, sequence: bool) -> Tensor:
+    if mesh:
+        dist.all_reduce(counts, group=mesh.replicas)
+    if sequence:
+        dist.all_reduce(counts, group=mesh.tensor)
+    return counts
 
 
 def _sum_over_replicas(mesh, tensors: list[Tensor]) -> None:

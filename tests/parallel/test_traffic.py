@@ -15,15 +15,15 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
-    """[{case: (context rank, {kind: {direction: bytes}})}] of each rank."""
+    """[{case: (context rank, tensor rank, {kind: {direction: bytes}})}] of each rank."""
     return run_ranks(count_all, 4, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_counters_equal_the_prediction(counted, name):
     for rank in counted:
-        context_rank, sent = rank[name]
-        predicted = predict(configure(name), context_rank)
+        context_rank, tensor_rank, sent = rank[name]
+        predicted = predict(configure(name), context_rank, tensor_rank)
         assert sent == {kind: dataclasses.asdict(one) for kind, one in predicted.items()}
 
 
@@ -35,7 +35,7 @@ def test_the_modal_state_stays_below_its_bound(counted, name):
     bound = 128 * (ranks - 1) * 2 * width
     featurizer = 2 * 3 * width * 2 * 4
     for rank in counted:
-        context_rank, sent = rank[name]
+        context_rank, _, sent = rank[name]
         layer = sent["L"]["forward"]
         residual = _tensor_bytes(config)
         assert 0 < layer - residual - (featurizer if context_rank < ranks - 1 else 0) <= bound

@@ -41,21 +41,36 @@ CASES = {
         *("model.ffn_hidden_size=-1", "parallel.recompute=block", "train.precision=bf16"),
     ],
 }
+MERGED = ["model.window=10", "model.slots=6", "data.sequence_length=160"]
+CASES |= {
+    "merged cp4": ["parallel.context=4", "model.pattern=S(SMLHAW)S", *MERGED],
+    "merged nested tp2spcp2": [
+        *("parallel.tensor=2", "parallel.sequence=true", "parallel.context=2"),
+        *("model.pattern=S(M(LA)H)S", "model.adaptive=true", *MERGED),
+    ],
+    "merged trunk tp4sp": [
+        *("parallel.tensor=4", "parallel.sequence=true", "parallel.recompute=block"),
+        *("model.pattern=S(LA)", "model.router_input=trunk", "model.merge_fn=mean", *MERGED),
+    ],
+    "merged hnet tp2": ["parallel.tensor=2", "model.pattern=S(LA)", "model.merger=hnet", *MERGED],
+}
 
 
 def configure(name: str) -> Config:
     """The run of a case."""
     width = "model.ffn_hidden_size=48"
     more = [] if "model.ffn_hidden_size=-1" in CASES[name] else [width]
-    return load_config(None, [*COMMON, *more, *CASES[name]])
+    own = [item.partition("=")[0] for item in CASES[name]]
+    common = [item for item in COMMON if item.partition("=")[0] not in own]
+    return load_config(None, [*common, *more, *CASES[name]])
 
 
-def count_all() -> dict[str, tuple[int, dict]]:
-    """On four ranks: (context rank, counted bytes) of one micro-batch of each case."""
+def count_all() -> dict[str, tuple[int, int, dict]]:
+    """On four ranks: (context rank, tensor rank, counted bytes) of one micro-batch of each case."""
     return {name: _count(configure(name)) for name in CASES}
 
 
-def _count(config: Config) -> tuple[int, dict]:
+def _count(config: Config) -> tuple[int, int, dict]:
     import torch
 
     from megatron_hyena.model.hyena_glt import HyenaGLT
@@ -68,7 +83,7 @@ def _count(config: Config) -> tuple[int, dict]:
     model = HyenaGLT(config.model, provider, recompute=config.parallel.recompute).train()
     ids = torch.zeros(2, config.data.sequence_length, dtype=torch.int64)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
-        loss = model.token_losses(ids, ids).sum()
+        loss = model.weighted_losses(ids, ids, torch.ones(ids.shape)).sum()
     loss.backward()
     destroy_mesh()
-    return provider.context.rank, mesh.traffic.take()
+    return provider.context.rank, provider.rank, mesh.traffic.take()

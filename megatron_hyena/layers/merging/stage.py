@@ -27,6 +27,7 @@ from megatron_hyena.layers.merging.axis import Axis
 from megatron_hyena.layers.merging.rate import Rate
 from megatron_hyena.layers.merging.router import Router
 from megatron_hyena.layers.merging.similarity import replicated
+from megatron_hyena.layers.merging.trunk import WIDTH
 from megatron_hyena.layers.parameter import constant
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.ops.fir import compute_dtype, full_precision
@@ -147,10 +148,11 @@ class MergedStage(nn.Module):
         present = merge.below.present.view_as(chunks.opens_nWB)
         length = chunks.lengths(present).flatten(0, 1)[..., None]
         mean = chunks.sums(merge.below.mask(x_LBH)) / length.clamp(min=1)
-        before = self._before(mean, merge)
         if self.merge_fn == "mean":
-            size = self._before(length.to(mean.dtype), merge)
-            return (before * size + opening) / (size + 1)
+            before = self._before(torch.cat([mean, length.to(mean.dtype)], dim=-1), merge)
+            size = before[..., -1:]
+            return merge.axis.mask((before[..., :-1] * size + opening) / (size + 1))
+        before = self._before(mean, merge)
         u = F.linear(torch.cat([before, opening], dim=-1), self.merge_weight, self.merge_bias)
         return merge.axis.mask(u.to(x_LBH.dtype))
 
@@ -183,6 +185,22 @@ class MergedStage(nn.Module):
         """A penalty per slot as one per position, at the openings, with the same mean."""
         read = merge.chunks.read(penalty_MB[..., None])[..., 0]
         return read * merge.chunks.opens_nWB.flatten(0, 1) / self.shape.keep
+
+
+def merging_numbers(config: HyenaGLTConfig) -> tuple[int, int]:
+    """Numbers per row that a stage's halos of one position, and its gathers, send of fp32."""
+    width, halos, gathers = config.hidden_size, 0, 0
+    features = WIDTH if config.router_input == "trunk" else width
+    if config.merger in ("wcc", "hnet"):
+        mlp = config.merger == "wcc" and config.similarity == "mlp"
+        halos += width if mlp else features
+        if config.adaptive and config.complexity == "window":
+            halos += features
+            gathers += features + 1
+        gathers += width + 1 if config.smoothing == "ema" else 0
+    if config.merger != "hnet" and config.merge_fn != "select":
+        halos += width + (1 if config.merge_fn == "mean" else 0)
+    return halos, gathers
 
 
 def _second_half(full: Tensor, generator: torch.Generator) -> None:

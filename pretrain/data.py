@@ -31,7 +31,7 @@ def open_data(config: Config) -> Data:
     `data.pack` chooses the order of training only: validation keeps windows of one run each.
 
     Raises:
-        UserError: a missing or damaged shard, or fewer sequences than one global batch.
+        UserError: a missing or damaged shard or track, or fewer sequences than one global batch.
     """
     kind = PackedStream if config.data.pack else WindowStream
     stream = kind(
@@ -39,11 +39,14 @@ def open_data(config: Config) -> Data:
         config.data.sequence_length,
         config.run.seed,
         augment_reverse_complement=config.data.reverse_complement,
+        tracks=config.data.tracks,
     )
     stream.check_global_batch(config.train.global_batch_size)
     if not config.data.valid:
         return Data(stream, None)
-    windows = SequentialWindows(config.data.valid, config.data.sequence_length, context=1)
+    windows = SequentialWindows(
+        config.data.valid, config.data.sequence_length, context=1, tracks=config.data.tracks
+    )
     return Data(stream, ChosenWindows(windows, config.train.valid_sequences))
 
 

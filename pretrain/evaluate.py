@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from megatron_hyena.data.shard_reader import Run
     from megatron_hyena.evaluation.report import EvaluationReport
 
     Bits = NDArray[np.float64]
@@ -66,7 +67,14 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     config = read_manifest(checkpoint).run
     source = {name: _split(name, arguments, config) for name in ("train", "valid", "test")}
     length = arguments.length or config["data"]["sequence_length"]
-    windows = SequentialWindows(source["test"], length, arguments.context or max(1, length // 2))
+    windows = SequentialWindows(
+        source["test"],
+        length,
+        arguments.context or max(1, length // 2),
+        tracks=config["data"].get("tracks", ()),
+    )
+    opened = {name: open_runs(path) for name, path in source.items()}
+    _check_nucleic(source, opened)
     bits = score_runs(
         model.token_losses,
         windows,
@@ -74,9 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
         watch=lambda batches: progress(list(batches), description="scoring", unit="batch"),
     )
     value, count = mean_bits(bits)
-    runs = {
-        name: [run.read(0, run.length) for run in open_runs(path)] for name, path in source.items()
-    }
+    runs = {name: [run.read(0, run.length) for run in found] for name, found in opened.items()}
     table = markov_table(runs["train"], runs["valid"], runs["test"], arguments.max_order)
     name = f"Hyena-GLT, step {int(checkpoint.name.rpartition('_')[2])}"
     report = EvaluationReport(name, value, count, tuple(table))
@@ -90,6 +96,18 @@ def _split(name: str, arguments: argparse.Namespace, config: dict[str, Any]) -> 
     if not path:
         raise UserError(f"the run has no data.{name}; give --{name} with a folder of shards")
     return str(path)
+
+
+def _check_nucleic(source: dict[str, str], opened: dict[str, list[Run]]) -> None:
+    """Refuse what has no Markov baseline: they are of four letters."""
+    for name, runs in opened.items():
+        strange = [run for run in runs if not run.type.is_nucleic]
+        if strange:
+            raise UserError(
+                f"{strange[0].folder} holds {strange[0].type.name.lower()} sequence, and Markov "
+                f"models are of DNA and RNA alone; name a folder of these with --{name} (now "
+                f"{source[name]})"
+            )
 
 
 def _draw(

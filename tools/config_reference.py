@@ -74,6 +74,8 @@ class Field:
     def __init__(self, line: ast.AnnAssign, following: ast.stmt | None) -> None:
         assert isinstance(line.target, ast.Name)
         self.name, self.type = line.target.id, ast.unparse(line.annotation)
+        if self.type.startswith("tuple["):
+            self.type = "list"  # as it is written in YAML
         self.default = ""
         if line.value is not None and not isinstance(line.value, ast.Call):
             self.default = json.dumps(ast.literal_eval(line.value))

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             piece_length=arguments.piece_length,
             shard_size=arguments.shard_size,
             features=arguments.features,
+            tracks=tuple(arguments.track),
         )
         with tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar:
             indices = write_shards(
@@ -77,21 +78,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--features", action="store_true", help="also write the labels of tracks/features"
     )
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also write these tracks of the store, such as conservation; data.tracks reads them",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace shards that exist")
     return parser
 
 
 def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
     """Print what each split holds."""
+    from megatron_hyena.data.alphabet import SequenceType
+
     print(f"{'split':<10}{'pieces':>10}{'bases':>16}{'of all':>9}{'shards':>8}")
     for split, index in indices.items():
         part = index.bases / total
         print(f"{split:<10}{index.pieces:>10,}{index.bases:>16,}{part:>9.2%}{len(index.shards):>8}")
     left = total - sum(index.bases for index in indices.values())
-    gap = next(iter(indices.values())).gap
-    note = f"gaps of {gap:,} bases, pieces of N alone"
+    first = next(iter(indices.values()))
+    letter = SequenceType.named(first.type).unknown[0]
+    note = f"gaps of {first.gap:,} bases, pieces of {letter} alone"
     print(f"{'left out':<10}{'':>10}{left:>16,}{left / total:>9.2%}   ({note})")
-    print(f"shards in {output}")
+    print(f"{first.type} shards in {output}, tracks: {', '.join(first.tracks) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -103,16 +103,21 @@ class DataSection:
     """Where the bytes come from."""
 
     train: str = "corpus/shards/train"
-    """Folder of shards, or a glob of such folders, to train on."""
+    """Folder of shards, or a glob of such folders, to train on; several, parted by commas, are
+    mixed in proportion to their size: `dna/shards/train,proteins/shards/train`."""
     valid: str = ""
-    """Folder of shards to validate on; empty for none."""
+    """Folders of shards to validate on; empty for none."""
     test: str = ""
-    """Folder of shards that `pretrain.evaluate` scores; empty for none."""
+    """Folders of shards that `pretrain.evaluate` scores; empty for none."""
+    tracks: tuple[str, ...] = ()
+    """What to read beside the bases: tracks that the shards hold, such as `conservation`, and
+    `type`, the sequence type of each byte (0 DNA, 1 RNA, 2 protein, 3 mixed), which all shards
+    tell."""
     sequence_length: int = 1024
     """Bases in one training sequence."""
     reverse_complement: bool = True
-    """Read each training window (with `data.pack`, each document) from a strand drawn at random,
-    a pure function of the seed."""
+    """Read each training window (with `data.pack`, each document) of DNA from a strand drawn at
+    random, a pure function of the seed; RNA and protein are always read as they stand."""
     pack: bool = False
     """Fill training sequences with documents laid end to end (contigs, or their stretches between
     long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
@@ -120,6 +125,8 @@ class DataSection:
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
+        twice = [name for name in self.tracks if self.tracks.count(name) > 1]
+        require(not twice, f"data.tracks names {''.join(twice[:1])!r} twice; keep one")
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ class OptimSection:
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; norms, biases and filters have none."""
+    """Decoupled weight decay of matrices; norms, biases, filters and routers have none."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -203,11 +210,15 @@ class OptimSection:
     """Largest norm of the gradient of all parameters together; 0 for no clipping."""
     filter_lr_factor: float = 1.0
     """Factor on the learning rate of filter taps, modes and skips."""
+    router_lr_factor: float = 0.3
+    """Factor on the learning rate of the routers of merged stages: slower routers keep their rate
+    more closely."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr must be greater than 0")
         require(0 <= self.min_lr <= self.lr, "optim.min_lr must lie between 0 and optim.lr")
-        for name in ("warmup_steps", "weight_decay", "grad_clip", "filter_lr_factor"):
+        factors = ("filter_lr_factor", "router_lr_factor")
+        for name in ("warmup_steps", "weight_decay", "grad_clip", *factors):
             require(getattr(self, name) >= 0, f"optim.{name} must be 0 or more")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optim.{name} must be at least 0 and below 1")

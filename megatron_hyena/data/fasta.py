@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_hyena.data.alphabet import Bases, first_illegal
+from megatron_hyena.data.alphabet import AMINO_ACIDS, Bases, SequenceType, first_illegal
 from megatron_hyena.data.compressed import read_blocks
 from megatron_hyena.errors import UserError
 
@@ -25,7 +25,9 @@ class FastaPiece:
     bases: Bases
 
 
-def read_pieces(path: Path, block_bytes: int = 1 << 22) -> Iterator[FastaPiece]:
+def read_pieces(
+    path: Path, block_bytes: int = 1 << 22, kind: SequenceType = SequenceType.DNA
+) -> Iterator[FastaPiece]:
     """Yield the records of a FASTA file, plain or gzip, in order and in pieces.
 
     A record begins with the piece whose `start` is 0; its name is the first word of its header.
@@ -33,10 +35,11 @@ def read_pieces(path: Path, block_bytes: int = 1 << 22) -> Iterator[FastaPiece]:
     than `block_bytes`, and memory holds a few blocks.
 
     Raises UserError for a file that is missing, empty, truncated or not FASTA, for a record
-    without name or bases, two records of one name, and a character outside IUPAC (its record and
-    1-based position named).
+    without name or bases, two records of one name, and a character that is no letter of `kind`
+    (its record and 1-based position named). All letters of DNA are letters of protein too, so DNA
+    that is read as protein goes unnoticed; the other way round it does not.
     """
-    parser = _Parser(path)
+    parser = _Parser(path, kind)
     for block in read_blocks(path, block_bytes):
         yield from parser.feed(block)
     parser.finish()
@@ -58,8 +61,9 @@ def read_fasta(path: Path) -> Iterator[tuple[str, Bases]]:
 class _Parser:
     """The state between two blocks: inside a header (its bytes so far) or inside a sequence."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: SequenceType) -> None:
         self.path = path
+        self.kind = kind
         self.names: set[str] = set()
         self.record: str | None = None
         self.length = 0
@@ -137,14 +141,19 @@ class _Parser:
                 f"{self.path} is not FASTA: it begins with {begin!r} where a '>' belongs; "
                 "give a FASTA file, plain or gzip"
             )
-        stray = first_illegal(sequence)
+        stray = first_illegal(sequence, self.kind)
         if stray is not None:
             raise self._illegal(chr(sequence[stray]), self.length + stray + 1)
         yield FastaPiece(self.record, self.length, np.frombuffer(sequence, dtype=np.uint8))
         self.length += len(sequence)
 
     def _illegal(self, character: str, position: int) -> UserError:
+        code, fix = "nucleotide", "correct or remove it"
+        if not self.kind.is_nucleic:
+            code = "amino-acid"
+        elif character in AMINO_ACIDS:
+            fix += ", or pass --type protein if these are amino acids"
         return UserError(
             f"{self.path}: record {self.record!r} holds {character!r} at position {position}, "
-            "which is no IUPAC nucleotide code; correct or remove it"
+            f"which is no IUPAC {code} code; {fix}"
         )

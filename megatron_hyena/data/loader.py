@@ -11,27 +11,30 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from queue import Empty, Full, Queue
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases
-from megatron_hyena.data.stream import TrainingStream, Window
+from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases, SequenceType, unknown_letters
+from megatron_hyena.data.stream import TrainingStream
+from megatron_hyena.data.tracks import Values
+from megatron_hyena.data.window import Window, blank_like
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows
 from megatron_hyena.errors import UserError
 
-_UNSCORED = np.isin(np.arange(256), [EOD, PAD, MASK, ord("N"), ord("n")])
+_SPECIAL = np.isin(np.arange(256), [EOD, PAD, MASK])
 
 
 @dataclass(frozen=True)
 class Batch:
     """B sequences of L bytes; `targets` are `input_ids` one position on.
 
-    A weight is 0 where the target is PAD, EOD, MASK or N: an unknown base is not to be learnt.
-    So it is where the target begins another document than its input's: nothing foretells it.
+    A weight is 0 where the target is PAD, EOD, MASK or N (of protein: X, for its N is asparagine):
+    an unknown base is not to be learnt. So it is where the target begins another document than
+    its input's: nothing foretells it.
     """
 
     input_ids: torch.Tensor
@@ -44,7 +47,8 @@ class Batch:
     """int64 [B, L], the number of each input's document, of which a row may hold several; None
     where every sequence is of one document."""
     tracks: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Numbers beside the input bytes, by name, [B, L] each."""
+    """[B, L] each, one value per input: those of `data.tracks`. `type` is int64 `SequenceType`,
+    numbers are float32 and NaN where unknown, marks are bool or uint8."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -53,23 +57,27 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         documents = None if self.documents is None else move(self.documents)
-        tracks = {name: move(track) for name, track in self.tracks.items()}
-        return Batch(
-            move(self.input_ids), move(self.targets), move(self.weights), documents, tracks
-        )
+        tracks = {name: move(values) for name, values in self.tracks.items()}
+        moved = move(self.input_ids), move(self.targets), move(self.weights)
+        return Batch(*moved, documents, tracks)
 
 
 def make_batch(
     windows: Sequence[Bases],
     weights: Sequence[npt.NDArray[np.float32]] | None = None,
     documents: Sequence[npt.NDArray[np.int64]] | None = None,
+    types: npt.NDArray[np.uint8] | SequenceType = SequenceType.DNA,
+    tracks: Mapping[str, Sequence[Values]] = MappingProxyType({}),
 ) -> Batch:
     """Stack B windows uint8 [L + 1]; `weights` float32 [L] each, on top of the rule above.
 
     `documents` int64 [L + 1] each: the document of every byte, where windows hold several.
+    `types`: the `SequenceType` of every byte, uint8 [B, L + 1], or of all. `tracks`: name → values
+    [L + 1] of each window.
     """
     content = np.stack(windows)
-    scored = (~_UNSCORED[content[:, 1:]]).astype(np.float32)
+    unscored = _SPECIAL[content] | unknown_letters(types, content)
+    scored = (~unscored[:, 1:]).astype(np.float32)
     if weights is not None:
         scored *= np.stack(weights)
     of_input: torch.Tensor | None = None
@@ -79,7 +87,24 @@ def make_batch(
         of_input = torch.from_numpy(numbers)[:, :-1].contiguous()
     tokens = torch.from_numpy(content.astype(np.int64))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    return Batch(inputs, targets, torch.from_numpy(scored), of_input)
+    beside = {
+        name: torch.from_numpy(np.stack(values)[:, :-1].copy()) for name, values in tracks.items()
+    }
+    return Batch(inputs, targets, torch.from_numpy(scored), of_input, beside)
+
+
+def batch_of(
+    windows: Sequence[Window], weights: Sequence[npt.NDArray[np.float32]] | None = None
+) -> Batch:
+    """`make_batch` of windows with all that belongs to them."""
+    documents = [window.documents for window in windows if window.documents is not None]
+    return make_batch(
+        [window.bases for window in windows],
+        weights,
+        documents or None,
+        np.stack([window.types for window in windows]),
+        {name: [window.tracks[name] for window in windows] for name in windows[0].tracks},
+    )
 
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
@@ -120,14 +145,9 @@ def micro_batches(
     share = global_batch_size // data_size
     first = step * global_batch_size + data_rank * share
     return [
-        _training_batch([stream.window(at + i) for i in range(micro_batch_size)])
+        batch_of([stream.window(at + i) for i in range(micro_batch_size)])
         for at in range(first, first + share, micro_batch_size)
     ]
-
-
-def _training_batch(windows: Sequence[Window]) -> Batch:
-    documents = [window.documents for window in windows if window.documents is not None]
-    return make_batch([window.bases for window in windows], documents=documents or None)
 
 
 def evaluation_batches(
@@ -141,16 +161,17 @@ def evaluation_batches(
     Every rank gets the same number of batches of the same shape: the last ones are filled up with
     sequences of PAD, of weight 0.
     """
-    filler = (
-        np.full(windows.sequence_length + 1, PAD, dtype=np.uint8),
-        np.zeros(windows.sequence_length, dtype=np.float32),
-    )
+    unscored = np.zeros(windows.sequence_length, dtype=np.float32)
     stride = micro_batch_size * data_size
     for begin in range(0, len(windows), stride):
         first = begin + data_rank * micro_batch_size
-        rows = list(windows[first : first + micro_batch_size])
-        rows += [filler] * (micro_batch_size - len(rows))
-        yield make_batch([window for window, _ in rows], [weights for _, weights in rows])
+        chosen = range(first, min(first + micro_batch_size, len(windows)))
+        missing = micro_batch_size - len(chosen)
+        filler = [blank_like(windows.window(0))] * missing if missing else []
+        yield batch_of(
+            [windows.window(i) for i in chosen] + filler,
+            [windows.weights(i) for i in chosen] + [unscored] * missing,
+        )
 
 
 class BatchIterator:

@@ -6,6 +6,7 @@ it, each stretch of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import Bases, reverse_complement
+from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.stream import (
     PHASE,
     RUN_ORDER,
     STRAND,
     WINDOW_ORDER,
     TrainingStream,
-    Window,
     shifted_counts,
 )
+from megatron_hyena.data.window import Window, join_windows
 from megatron_hyena.errors import UserError
 
 
@@ -60,6 +61,7 @@ class PackedStream(TrainingStream):
         *,
         augment_reverse_complement: bool = False,
         verify: bool = True,
+        tracks: Sequence[str] = (),
     ) -> None:
         """Open `source`; see `TrainingStream`.
 
@@ -71,6 +73,7 @@ class PackedStream(TrainingStream):
             seed,
             augment_reverse_complement=augment_reverse_complement,
             verify=verify,
+            tracks=tracks,
         )
         total = int(self.run_lengths.sum())
         counts = shifted_counts(np.array([total], dtype=np.int64), sequence_length)
@@ -87,25 +90,23 @@ class PackedStream(TrainingStream):
         drawn = self._epoch(epoch)
         start = drawn.phase + int(drawn.order[index]) * self.sequence_length
         end = start + self.sequence_length + 1
-        bases = np.empty(end - start, dtype=np.uint8)
-        documents = np.empty(end - start, dtype=np.int64)
+        parts, numbers = list[Window](), list[int]()
         place, at = int(np.searchsorted(drawn.ends, start, side="right")), start
         while at < end:
             number, last = int(drawn.runs[place]), int(drawn.ends[place])
             stop = min(end, last)
-            bases[at - start : stop - start] = self._read(
-                number, last - stop, last - at, reverse=bool(drawn.reverse[place])
-            )
-            documents[at - start : stop - start] = number
+            reverse = bool(drawn.reverse[place])
+            parts.append(self._laid(number, last - stop, last - at, reverse=reverse))
+            numbers.append(number)
             place, at = place + 1, stop
-        return Window(bases, documents)
+        return join_windows(parts, numbers)
 
-    def _read(self, number: int, after: int, before: int, *, reverse: bool) -> Bases:
+    def _laid(self, number: int, after: int, before: int, *, reverse: bool) -> Window:
         """The bases of a run as it is laid, from `before` bases before its end to `after`."""
         run = self.runs[number]
-        if reverse:
-            return reverse_complement(run.read(after, before))
-        return run.read(run.length - before, run.length - after)
+        if reverse and run.type is SequenceType.DNA:
+            return self._stretch(number, after, before, reverse=True)
+        return self._stretch(number, run.length - before, run.length - after, reverse=False)
 
     def _draw(self, epoch: int) -> _Epoch:
         runs = self._drawn_order(epoch, RUN_ORDER, len(self.runs))

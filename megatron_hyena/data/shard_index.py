@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_hyena.errors import UserError
@@ -23,6 +23,8 @@ class Sample:
     end: int
     offset: int
     """Of the first base, in bytes from the start of the tar file."""
+    tracks: dict[str, int] = field(default_factory=dict)
+    """The same of the first value of each track."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class ShardIndex:
     gap: int
     """Bases left out between this split and the next; windows should not be longer."""
     shards: tuple[Shard, ...]
+    type: str = "dna"
+    """Name of the `SequenceType`; older folders hold DNA and do not tell."""
+    tracks: dict[str, str] = field(default_factory=dict)
+    """What the values of each track are, a name in `tracks.DTYPES`."""
 
     @property
     def pieces(self) -> int:
@@ -51,8 +57,11 @@ class ShardIndex:
         return sum(len(shard.samples) for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Write `index.json` into `folder`."""
+        """Write `index.json` into `folder`; samples without tracks do not name them."""
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
+            if not sample["tracks"]:
+                del sample["tracks"]
         (folder / INDEX_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -72,6 +81,8 @@ class ShardIndex:
                 for shard in content.pop("shards")
             )
             index = cls(shards=shards, **content)
+            if any(set(s.tracks) != set(index.tracks) for shard in shards for s in shard.samples):
+                raise ValueError("a sample has other tracks than the folder")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run tools.make_shards again") from error
         if found != (FORMAT, FORMAT_VERSION):

@@ -1,12 +1,14 @@
 """From a genome store to WebDataset shards of long pieces.
 
     shards/train/shard-000000.tar   members KEY.bases (raw bytes, one per base) and KEY.json
-                                    (contig, start, end, split), and KEY.features when asked
+                                    (contig, start, end, split), and KEY.features when asked;
+                                    KEY.NAME of each track asked for (little-endian float32, or
+                                    one byte per mark)
     shards/train/index.json         see shard_index.py
     shards/valid/…  shards/test/…
 
 Neighbouring pieces of a contig abut, so a reader may run windows across them. A piece that holds
-nothing but N is left out. The same store and settings give the same bytes.
+nothing but N (of protein: X) is left out. The same store and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
+from megatron_hyena.data.alphabet import unknown_letters
 from megatron_hyena.data.atomic import atomic_folder, sha256_of
 from megatron_hyena.data.shard_index import INDEX_FILE, Sample, Shard, ShardIndex
 from megatron_hyena.data.splits import SplitRule, Stretch, split_contigs
 from megatron_hyena.data.store import GenomeStore
+from megatron_hyena.data.tracks import DTYPES, check_track_name, stored_dtype
 from megatron_hyena.errors import UserError
 
 
@@ -38,8 +40,14 @@ class ShardSettings:
     """Bases of one tar file, at most (but one piece at least)."""
     features: bool = False
     """Also write the flags of `tracks/features`."""
+    tracks: tuple[str, ...] = ()
+    """Names of the tracks to write beside the bases."""
 
     def __post_init__(self) -> None:
+        for name in self.tracks:
+            check_track_name(name)
+        if len(set(self.tracks)) < len(self.tracks):
+            raise UserError(f"the tracks {' '.join(self.tracks)} hold a name twice; keep one")
         if self.piece_length < 1 or self.shard_size < 1:
             raise UserError("the piece length and the shard size must be 1 base or more")
 
@@ -55,7 +63,8 @@ def write_shards(
     """Write `output` (a folder, it appears whole); returns the index of each split.
 
     `progress` is told the bases of each piece. Raises UserError where `output` exists already,
-    where a split would get no bases, and where features are asked of a store without them.
+    where a split would get no bases, and where features or a track are asked of a store without
+    them.
     """
     stretches = split_contigs(store.contigs, settings.rule)
     for split in settings.rule.splits:
@@ -63,6 +72,8 @@ def write_shards(
             raise _no_bases(split, store)
     if settings.features:
         store.track("features")
+    for name in settings.tracks:
+        stored_dtype(store, name)
     indices: dict[str, ShardIndex] = {}
     with atomic_folder(output, marker=f"train/{INDEX_FILE}", overwrite=overwrite) as partial:
         for split in settings.rule.splits:
@@ -112,9 +123,16 @@ def _write_split(
     while first is not None:
         path = folder / f"shard-{len(shards):06d}.tar"
         first, places = _write_tar(path, first, samples, settings.shard_size)
-        shards.append(_describe(path, places))
+        shards.append(_describe(path, places, settings.tracks))
     bases = sum(sample.end - sample.start for shard in shards for sample in shard.samples)
-    index = ShardIndex(split=split, bases=bases, gap=settings.rule.gap, shards=tuple(shards))
+    index = ShardIndex(
+        split=split,
+        bases=bases,
+        gap=settings.rule.gap,
+        shards=tuple(shards),
+        type=store.type.name.lower(),
+        tracks={name: stored_dtype(store, name) for name in settings.tracks},
+    )
     index.write(folder)
     return index
 
@@ -134,12 +152,13 @@ def _samples(
     progress: Callable[[int], object],
 ) -> Iterator[_Sample]:
     """Each piece with the sample that WebDataset writes for it."""
-    track = store.track("features") if settings.features else None
+    features = store.track("features") if settings.features else None
+    tracks = [store.track(name) for name in settings.tracks]
     for piece in _pieces(store, stretches, settings.piece_length):
         contig = piece.stretch.contig
         bases = store.read(contig, piece.start, piece.end)
         progress(len(bases))
-        if not np.any((bases & 0xDF) != ord("N")):
+        if unknown_letters(store.type, bases).all():
             continue
         description = {
             "contig": contig,
@@ -152,8 +171,11 @@ def _samples(
             "bases": bases.tobytes(),
             "json": json.dumps(description).encode("utf-8"),
         }
-        if track is not None:
-            sample["features"] = track.read(contig, piece.start, piece.end).tobytes()
+        if features is not None:
+            sample["features"] = features.read(contig, piece.start, piece.end).tobytes()
+        for track in tracks:
+            values = track.read(contig, piece.start, piece.end)
+            sample[track.name] = values.astype(DTYPES[values.dtype.name]).tobytes()
         yield piece, sample
 
 
@@ -182,11 +204,19 @@ def _write_tar(
     return None, written
 
 
-def _describe(path: Path, pieces: Sequence[_Piece]) -> Shard:
+def _describe(path: Path, pieces: Sequence[_Piece], tracks: Sequence[str]) -> Shard:
     """Find the payloads in the finished tar file and take its checksum."""
     with tarfile.open(path) as tar:
         offsets = {member.name: member.offset_data for member in tar}
     samples = tuple(
-        Sample(p.key, p.stretch.contig, p.start, p.end, offsets[f"{p.key}.bases"]) for p in pieces
+        Sample(
+            key=piece.key,
+            contig=piece.stretch.contig,
+            start=piece.start,
+            end=piece.end,
+            offset=offsets[f"{piece.key}.bases"],
+            tracks={name: offsets[f"{piece.key}.{name}"] for name in tracks},
+        )
+        for piece in pieces
     )
     return Shard(path.name, path.stat().st_size, sha256_of(path), samples)

@@ -4,7 +4,8 @@
       bases            uint8 [total]   the contigs one after another, case and N kept
       offsets          int64 [n + 1]   contig i is bases[offsets[i] : offsets[i + 1]]
       tracks/features  uint8 [total]   flags of `labels.Label`, legend in its attributes
-      attributes       format, contig names, composition, sources with their SHA-256
+      tracks/NAME      float32, bool or uint8 [total], numbers beside the bases: `data.tracks`
+      attributes       format, sequence type, contig names, composition, sources with their SHA-256
 
 Chunks hold 4 MiB and are zstd frames with a checksum. Nothing in the folder depends on the time
 or the machine: the same files give the same bytes.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import Bases
+from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 FORMAT = "megatron-hyena genome store"
 FORMAT_VERSION = 1
 CHUNK = 1 << 22
+"""Bytes of a chunk before compression."""
+
+
+def create_array(group: zarr.Group, name: str, dtype: str, length: int) -> zarr.Array[Any]:
+    """A new array [length] of `group`, NaN, False or 0 throughout, in chunks of `CHUNK` bytes."""
+    from zarr.codecs import ZstdCodec
+
+    kind = np.dtype(dtype)
+    return group.create_array(
+        name,
+        shape=(length,),
+        chunks=(CHUNK // kind.itemsize,),
+        dtype=dtype,
+        fill_value=np.nan if kind.kind == "f" else 0,
+        compressors=ZstdCodec(level=1, checksum=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,11 @@ class GenomeStore:
     def attributes(self) -> dict[str, Any]:
         """Contig names, composition in bases, and the source files with size and SHA-256."""
         return dict(self.group.attrs)
+
+    @property
+    def type(self) -> SequenceType:
+        """What its records are made of; DNA where the store does not tell."""
+        return SequenceType.named(self.attributes.get("type", "dna"))
 
     @property
     def total(self) -> int:

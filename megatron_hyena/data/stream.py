@@ -7,29 +7,18 @@ training, is the same window everywhere, so resuming is asking for the next posi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import Bases
 from megatron_hyena.data.shard_reader import Run, open_runs
+from megatron_hyena.data.window import Window, check_tracks, read_window
 from megatron_hyena.errors import UserError
 
 WINDOW_ORDER, PHASE, STRAND, RUN_ORDER = range(4)
 """What a draw is for. The numbers are part of the order of older runs: never change one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """The bytes of one training sequence and of the target of its last position."""
-
-    bases: Bases
-    """uint8 [L + 1]"""
-    documents: npt.NDArray[np.int64] | None = None
-    """int64 [L + 1], the number of each byte's run in `TrainingStream.runs`; None where the
-    window is of one run."""
 
 
 class TrainingStream(ABC):
@@ -50,10 +39,13 @@ class TrainingStream(ABC):
         *,
         augment_reverse_complement: bool = False,
         verify: bool = True,
+        tracks: Sequence[str] = (),
     ) -> None:
-        """Open `source`, a folder of shards or a glob (see `open_runs`, also for `verify`).
+        """Open `source`, folders of shards or a glob (see `open_runs`, also for `verify`).
 
-        `seed` ≥ 0. `augment_reverse_complement` draws a strand with equal chance.
+        `seed` ≥ 0. `augment_reverse_complement` draws a strand with equal chance, of DNA alone:
+        RNA and protein are of one strand. `tracks`: what windows bring beside the bases; raises
+        UserError as `check_tracks` does.
         """
         if sequence_length < 1 or seed < 0:
             raise ValueError("sequence_length must be positive and seed not negative")
@@ -62,6 +54,8 @@ class TrainingStream(ABC):
         self.seed = seed
         self.augment_reverse_complement = augment_reverse_complement
         self.runs: list[Run] = open_runs(source, verify=verify)
+        self.tracks = tuple(tracks)
+        check_tracks(self.runs, self.tracks, both_strands=augment_reverse_complement)
         self.run_lengths = np.array([run.length for run in self.runs], dtype=np.int64)
 
     def check_global_batch(self, global_batch_size: int) -> None:
@@ -83,6 +77,10 @@ class TrainingStream(ABC):
     @abstractmethod
     def _show(self, epoch: int, index: int) -> Window:
         """Window number `index` of `epoch`."""
+
+    def _stretch(self, number: int, start: int, end: int, *, reverse: bool) -> Window:
+        """Bases [start, end) of a run with their tracks, on the strand drawn for them."""
+        return read_window(self.runs[number], start, end, self.tracks, reverse=reverse)
 
     def _drawn_order(self, epoch: int, purpose: int, count: int) -> npt.NDArray[np.int64]:
         """[count] a permutation of 0 … count - 1."""

@@ -14,16 +14,16 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import PAD, Bases, reverse_complement
+from megatron_hyena.data.alphabet import Bases
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.stream import (
     PHASE,
     STRAND,
     WINDOW_ORDER,
     TrainingStream,
-    Window,
     shifted_counts,
 )
+from megatron_hyena.data.window import Window, check_tracks, pad_window, read_window
 from megatron_hyena.errors import UserError
 
 
@@ -57,6 +57,7 @@ class WindowStream(TrainingStream):
         augment_reverse_complement: bool = False,
         shuffle: bool = True,
         verify: bool = True,
+        tracks: Sequence[str] = (),
     ) -> None:
         """Open `source`; see `TrainingStream`. Each window is shown from a strand of its own.
 
@@ -68,6 +69,7 @@ class WindowStream(TrainingStream):
             seed,
             augment_reverse_complement=augment_reverse_complement,
             verify=verify,
+            tracks=tracks,
         )
         self.shuffle = shuffle
         lengths = self.run_lengths
@@ -90,8 +92,8 @@ class WindowStream(TrainingStream):
         run = int(np.searchsorted(self._ends, chosen, side="right"))
         nth = chosen - int(self._ends[run] - self._counts[run])
         start = int(drawn.phases[run]) + nth * self.sequence_length
-        bases = self.runs[run].read(start, start + self.sequence_length + 1)
-        return Window(reverse_complement(bases) if drawn.reverse[index] else bases)
+        end = start + self.sequence_length + 1
+        return self._stretch(run, start, end, reverse=bool(drawn.reverse[index]))
 
     def _draw(self, epoch: int) -> _Epoch:
         n = self.windows_per_epoch
@@ -116,9 +118,18 @@ class SequentialWindows(Sequence[Scored]):
     """
 
     def __init__(
-        self, source: Path | str, sequence_length: int, context: int, *, verify: bool = True
+        self,
+        source: Path | str,
+        sequence_length: int,
+        context: int,
+        *,
+        verify: bool = True,
+        tracks: Sequence[str] = (),
     ) -> None:
-        """Open `source` (see `open_runs`); raises UserError unless 1 ≤ `context` ≤ L."""
+        """Open `source` (see `open_runs`); raises UserError unless 1 ≤ `context` ≤ L.
+
+        `tracks`: what `window` brings beside the bases; raises UserError as `check_tracks` does.
+        """
         if not 1 <= context <= sequence_length:
             raise UserError(
                 f"the evaluation context is {context} bases; give 1 to {sequence_length}, "
@@ -127,6 +138,8 @@ class SequentialWindows(Sequence[Scored]):
         self.sequence_length = sequence_length
         self.context = context
         self.runs = open_runs(source, verify=verify)
+        self.tracks = tuple(tracks)
+        check_tracks(self.runs, self.tracks, both_strands=False)
         self._stride = sequence_length + 1 - context
         counts = [
             1 + max(0, -(-(run.length - 1 - sequence_length) // self._stride))
@@ -152,6 +165,21 @@ class SequentialWindows(Sequence[Scored]):
         number = int(np.searchsorted(self._ends, index, side="right"))
         return number, (index - int(self._begins[number])) * self._stride
 
+    def window(self, index: int) -> Window:
+        """Window `index` with its tracks, which are unknown (the type: the run's) under PAD."""
+        number, start = self.place(index)
+        run = self.runs[number]
+        end = min(run.length, start + self.sequence_length + 1)
+        return pad_window(read_window(run, start, end, self.tracks), self.sequence_length + 1)
+
+    def weights(self, index: int) -> npt.NDArray[np.float32]:
+        """float32 [L]: 1 for the targets that this window scores."""
+        number, start = self.place(index)
+        end = min(self.runs[number].length, start + self.sequence_length + 1)
+        weights = np.zeros(self.sequence_length, dtype=np.float32)
+        weights[self.context - 1 if start else 0 : end - start - 1] = 1.0
+        return weights
+
     @overload
     def __getitem__(self, index: int) -> Scored: ...
 
@@ -161,14 +189,7 @@ class SequentialWindows(Sequence[Scored]):
     def __getitem__(self, index: int | slice) -> Scored | list[Scored]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        number, start = self.place(index)
-        run = self.runs[number]
-        end = min(run.length, start + self.sequence_length + 1)
-        window = np.full(self.sequence_length + 1, PAD, dtype=np.uint8)
-        window[: end - start] = run.read(start, end)
-        weights = np.zeros(self.sequence_length, dtype=np.float32)
-        weights[self.context - 1 if start else 0 : end - start - 1] = 1.0
-        return window, weights
+        return self.window(index).bases, self.weights(index)
 
 
 class ChosenWindows(Sequence[Scored]):
@@ -176,12 +197,21 @@ class ChosenWindows(Sequence[Scored]):
 
     def __init__(self, windows: SequentialWindows, count: int) -> None:
         self.windows, self.sequence_length = windows, windows.sequence_length
+        self.tracks = windows.tracks
         count = min(count or len(windows), len(windows))
         spread = np.linspace(0, len(windows) - 1, count) if count else np.zeros(0)
         self.indices = np.unique(spread.astype(np.int64)).tolist()
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def window(self, index: int) -> Window:
+        """The chosen window number `index`; see `SequentialWindows.window`."""
+        return self.windows.window(self.indices[index])
+
+    def weights(self, index: int) -> npt.NDArray[np.float32]:
+        """Its weights; see `SequentialWindows.weights`."""
+        return self.windows.weights(self.indices[index])
 
     @overload
     def __getitem__(self, index: int) -> Scored: ...
@@ -196,7 +226,12 @@ class ChosenWindows(Sequence[Scored]):
 
 
 def sequential_windows(
-    source: Path | str, sequence_length: int, context: int, *, verify: bool = True
+    source: Path | str,
+    sequence_length: int,
+    context: int,
+    *,
+    verify: bool = True,
+    tracks: Sequence[str] = (),
 ) -> SequentialWindows:
     """The evaluation windows of `source`, in order; see `SequentialWindows`."""
-    return SequentialWindows(source, sequence_length, context, verify=verify)
+    return SequentialWindows(source, sequence_length, context, verify=verify, tracks=tracks)

@@ -30,6 +30,7 @@ def _base_codes() -> NDArray[np.uint8]:
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     for code, base in enumerate("ACGT"):
         table[[ord(base), ord(base.lower())]] = code
+    table[[ord("U"), ord("u")]] = table[ord("T")]  # RNA
     return table
 
 

@@ -10,9 +10,10 @@ and of its context in training and b the base:
 * interpolated:  P_k(b) = (c_k(b) + a_k P_{k-1}(b)) / (n_k + a_k), P_{-1} = 1/4: the predictive mean
   of a hierarchical Dirichlet prior (MacKay and Peto, 1995), one strength a_j for each order j <= k.
 
-What is scored: each A, C, G or T (case folded) but the first byte of every run. Any other byte is
-not scored, and the context starts afresh behind it. Where fewer than k bases are at hand (at the
-start of a run, behind another byte) the same model's table for the available bases predicts.
+What is scored: each A, C, G or T (or U, taken for T; case folded) but the first byte of every run.
+Any other byte is not scored, and the context starts afresh behind it. Where fewer than k bases are
+at hand (at the start of a run, behind another byte) the same model's table for the available bases
+predicts.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_hyena.data.loader import make_batch
+from megatron_hyena.data.loader import batch_of
 from megatron_hyena.data.windows import SequentialWindows
 
-_BASES = np.isin(np.arange(256), list(b"ACGTacgt"))
+_BASES = np.isin(np.arange(256), list(b"ACGTUacgtu"))
 
-TokenLosses = Callable[[Tensor, Tensor], Tensor]
-"""(input ids [B, L], targets [B, L]) -> nats [B, L]."""
+TokenLosses = Callable[..., Tensor]
+"""(input ids [B, L], targets [B, L]) -> nats [B, L]; `tracks=` is given where windows have some."""
 
 
 @torch.no_grad()
@@ -35,17 +35,19 @@ def score_runs(
         watch: wraps the batch numbers, for a progress bar.
     Returns:
         One array [run length] per run; NaN at the first base and where the byte is not one of
-        A, C, G, T in either case. The model must get the case right too.
+        A, C, G, T, U in either case. The model must get the case right too.
     """
     bits = [np.full(run.length, np.nan) for run in windows.runs]
     for first in watch(range(0, len(windows), batch_size)):
-        chosen = windows[first : first + batch_size]
-        batch = make_batch([window for window, _ in chosen], [weights for _, weights in chosen])
-        nats = token_losses(batch.input_ids, batch.targets).double().numpy()
+        chosen = range(first, min(first + batch_size, len(windows)))
+        weights = [windows.weights(i) for i in chosen]
+        batch = batch_of([windows.window(i) for i in chosen], weights)
+        beside = {"tracks": batch.tracks} if batch.tracks else {}
+        nats = token_losses(batch.input_ids, batch.targets, **beside).double().numpy()
         targets = batch.targets.numpy()
-        for row in range(len(chosen)):
-            run, start = windows.place(first + row)
-            scored = np.flatnonzero((chosen[row][1] > 0) & _BASES[targets[row]])
+        for row, index in enumerate(chosen):
+            run, start = windows.place(index)
+            scored = np.flatnonzero((weights[row] > 0) & _BASES[targets[row]])
             bits[run][start + 1 + scored] = nats[row, scored] / math.log(2)
     return bits
 

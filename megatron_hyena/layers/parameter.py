@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 Init = Callable[[Tensor, torch.Generator], object]
 """Fills a full (uncut) fp32 tensor in place."""
-Role = Literal["matrix", "vector", "filter"]
+Role = Literal["matrix", "vector", "filter", "router"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Cut:
         sequence_partial: replicated, but under sequence parallelism each rank sees only its
             slice of the sequence, so its gradients must be summed over the tensor ranks.
         role: `matrix` has weight decay; `vector` (norms, biases) has none; `filter` (taps,
-            modes, skips, filter networks) has none and its own factor on the learning rate.
+            modes, skips, filter networks) and `router` have none and a factor of their own on the
+            learning rate.
         init: draws the full initial tensor.
     """
 

@@ -6,6 +6,7 @@ two. Memory is an estimate of the tensors that a step must hold on one rank; all
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,11 @@ def flops_per_token(config: HyenaGLTConfig, length: int) -> float:
 
 
 def _matrix_elements(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if cut_of(p).role == "matrix")
+    """Elements of the matrices that multiply positions."""
+    cuts = [cut_of(parameter) for parameter in module.parameters()]
+    return sum(
+        math.prod(cut.shape) for cut in cuts if cut.role in ("matrix", "router") and cut.shape[1:]
+    )
 
 
 def cost(config: Config, replicas: int) -> Cost:

@@ -19,9 +19,8 @@ SMALLEST = 1e-4
 """Similarities of `Cosine` stay this far from 0 and 1."""
 
 
-def replicated(shape: tuple[int, ...], init: Init) -> nn.Parameter:
+def replicated(shape: tuple[int, ...], init: Init, role: Role = "router") -> nn.Parameter:
     """A parameter that every tensor rank holds and applies to its own slice of the stream."""
-    role: Role = "matrix" if len(shape) > 1 else "vector"
     return cut_parameter(Cut(shape, init, sequence_partial=True, role=role), 1)
 
 

@@ -1,7 +1,7 @@
 """A merged stage: chunks on entry, positions on exit.
 
     agg_m = mean of the positions of chunk m,  open_m = x at its first position
-    u_m = merge_fn([agg_{m-1}; open_m])                       on entry
+    u_m = open_m + W [agg_{m-1}; open_m] + b                  on entry (merge_fn linear)
     s_m = P_m z_m + (1 - P_m) s_{m-1}                         smoothing of the stage's outputs z
     y_t = x_t + W_skip x_t + STE(conf_t) s_{chunk(t)}         on exit
 
@@ -80,9 +80,9 @@ class MergedStage(nn.Module):
         width = config.hidden_size
         self.merge_fn = "select" if config.merger == "hnet" else config.merge_fn
         if self.merge_fn == "linear":
-            self.merge_weight = replicated((width, 2 * width), _second_half)
-            self.merge_bias = replicated((width,), constant(0.0))
-        self.skip = replicated((width, width), constant(0.0))
+            self.merge_weight = replicated((width, 2 * width), constant(0.0), "matrix")
+            self.merge_bias = replicated((width,), constant(0.0), "vector")
+        self.skip = replicated((width, width), constant(0.0), "matrix")
 
     @property
     def rate(self) -> Rate:
@@ -153,8 +153,9 @@ class MergedStage(nn.Module):
             size = before[..., -1:]
             return merge.axis.mask((before[..., :-1] * size + opening) / (size + 1))
         before = self._before(mean, merge)
-        u = F.linear(torch.cat([before, opening], dim=-1), self.merge_weight, self.merge_bias)
-        return merge.axis.mask(u.to(x_LBH.dtype))
+        pair = torch.cat([before, opening], dim=-1)
+        learned = F.linear(pair, self.merge_weight, self.merge_bias)
+        return merge.axis.mask(opening + learned.to(x_LBH.dtype))
 
     def _before(self, x_MBH: Tensor, merge: Merge) -> Tensor:
         """Of each slot, what the chunk before it has; 0 at the start of a document."""
@@ -201,9 +202,3 @@ def merging_numbers(config: HyenaGLTConfig) -> tuple[int, int]:
     if config.merger != "hnet" and config.merge_fn != "select":
         halos += width + (1 if config.merge_fn == "mean" else 0)
     return halos, gathers
-
-
-def _second_half(full: Tensor, generator: torch.Generator) -> None:
-    """[0 | I]: at first a slot is its opening position."""
-    torch.nn.init.zeros_(full)
-    torch.nn.init.eye_(full[:, full.shape[0] :])

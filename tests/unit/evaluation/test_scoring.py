@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
+from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shards import ShardSettings, write_shards
 from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.data.store import GenomeStore
+from megatron_hyena.data.tracks import add_track
 from megatron_hyena.data.windows import SequentialWindows
 from megatron_hyena.evaluation.scoring import mean_bits, score_runs
 
@@ -48,3 +53,25 @@ def test_every_base_is_scored_once_with_its_context(tmp_path: Path) -> None:
     mean, count = mean_bits([bits])
     assert count == np.isfinite(bits).sum()
     assert abs(mean - bits[np.isfinite(bits)].mean()) < 1e-12
+
+
+def test_the_model_is_given_the_tracks_of_the_windows(tmp_path: Path) -> None:
+    """A model that answers with the track: what comes back is the track, a base later."""
+    sequence = "ACGU" * 25 + "acgu" * 25
+    (tmp_path / "r.fa").write_text(f">one\n{sequence}\n")
+    store = write_store(tmp_path / "genome.zarr", [tmp_path / "r.fa"], kind=SequenceType.RNA)
+    values = np.random.default_rng(0).random(200).astype(np.float32)
+    add_track(store, "conservation", lambda contig: values, {})
+    settings = ShardSettings(SplitRule(0.0, 0.0, 0), 70, tracks=("conservation",))
+    write_shards(GenomeStore.open(store.path), tmp_path / "shards", settings)
+
+    def answer(ids: Tensor, targets: Tensor, tracks: Mapping[str, Tensor]) -> Tensor:
+        assert ids.shape == targets.shape == tracks["conservation"].shape
+        return tracks["conservation"]
+
+    windows = SequentialWindows(
+        tmp_path / "shards" / "train", LENGTH, CONTEXT, tracks=["conservation"]
+    )
+    (bits,) = score_runs(answer, windows, batch_size=3)
+    assert np.isnan(bits[0])
+    np.testing.assert_allclose(bits[1:], values[:-1].astype(np.float64) / math.log(2), rtol=1e-12)

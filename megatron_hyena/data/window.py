@@ -1,0 +1,124 @@
+"""A window: the bytes of one sequence and what is known of each; cut from a run on a strand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
+from megatron_hyena.data.shard_reader import Run
+from megatron_hyena.data.tracks import BOUNDARIES, TYPE, Values, unknown_values
+from megatron_hyena.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The bytes of one training sequence and of the target of its last position."""
+
+    bases: Bases
+    """uint8 [L + 1]"""
+    types: npt.NDArray[np.uint8]
+    """uint8 [L + 1], the `SequenceType` of each byte."""
+    documents: npt.NDArray[np.int64] | None = None
+    """int64 [L + 1], the number of each byte's run in `TrainingStream.runs`; None where the
+    window is of one run."""
+    tracks: Mapping[str, Values] = field(default_factory=dict)
+    """[L + 1] each: the values beside the bytes, of the tracks asked for."""
+
+
+def read_window(
+    run: Run, start: int, end: int, tracks: Sequence[str], *, reverse: bool = False
+) -> Window:
+    """Bases [start, end) of `run` and their tracks; `reverse` reads DNA from the other strand.
+
+    A track's values turn round with their bases. RNA, protein and mixed sequence is read as it
+    stands whatever `reverse` says.
+    """
+    bases = run.read(start, end)
+    values = {name: _values(run, name, start, end) for name in tracks}
+    if reverse and run.type is SequenceType.DNA:
+        bases = reverse_complement(bases)
+        values = {name: found[::-1] for name, found in values.items()}
+    return Window(bases, np.full(len(bases), run.type, dtype=np.uint8), None, values)
+
+
+def join_windows(parts: Sequence[Window], documents: Sequence[int]) -> Window:
+    """The parts end to end, all bytes of part i of document `documents[i]`."""
+    return Window(
+        np.concatenate([part.bases for part in parts]),
+        np.concatenate([part.types for part in parts]),
+        np.repeat(np.array(documents, dtype=np.int64), [len(part.bases) for part in parts]),
+        {name: np.concatenate([part.tracks[name] for part in parts]) for name in parts[0].tracks},
+    )
+
+
+def pad_window(window: Window, length: int) -> Window:
+    """`window`, of one run, filled up with PAD to `length`: of the run's type, tracks unknown."""
+    missing = length - len(window.bases)
+    return Window(
+        np.concatenate([window.bases, np.full(missing, PAD, dtype=np.uint8)]),
+        np.concatenate([window.types, np.full(missing, window.types[0], dtype=np.uint8)]),
+        None,
+        {
+            name: np.concatenate([values, _padding(name, values, missing)])
+            for name, values in window.tracks.items()
+        },
+    )
+
+
+def blank_like(window: Window) -> Window:
+    """A window of nothing but PAD with the tracks and the type of `window`."""
+    length = len(window.bases)
+    tracks = {name: _padding(name, values, length) for name, values in window.tracks.items()}
+    return Window(np.full(length, PAD, dtype=np.uint8), window.types, None, tracks)
+
+
+def _padding(name: str, values: Values, length: int) -> Values:
+    """What a track says under PAD: the type of its row, else nothing."""
+    if name == TYPE:
+        return np.full(length, values[0], dtype=values.dtype)
+    return unknown_values(values.dtype, length)
+
+
+def check_tracks(runs: Sequence[Run], tracks: Sequence[str], *, both_strands: bool) -> None:
+    """Raise UserError where a run lacks a track, or a track has no meaning on the other strand.
+
+    A run may lack a float track, unknown throughout, only where no run of its sequence type has
+    it: proteins beside a genome need no conservation.
+    """
+    for name in tracks:
+        if name != TYPE:
+            _check_track(runs, name)
+        turned = both_strands and any(run.type is SequenceType.DNA for run in runs)
+        if name == BOUNDARIES and turned:
+            raise UserError(
+                f"data.tracks names {name!r}, which hold on the strand they were made for alone; "
+                "set data.reverse_complement=false"
+            )
+
+
+def _check_track(runs: Sequence[Run], name: str) -> None:
+    found = {run.tracks[name][0].dtype for run in runs if name in run.tracks}
+    types = {run.type for run in runs if name in run.tracks}
+    if len(found) > 1:
+        raise UserError(
+            f"the track {name!r} is {' and '.join(sorted(d.name for d in found))} in different "
+            "folders of shards; write them anew with tools.make_shards"
+        )
+    for run in runs:
+        excused = types and run.type not in types and all(d.kind == "f" for d in found)
+        if name not in run.tracks and not excused:
+            held = ", ".join([TYPE, *run.tracks])
+            raise UserError(
+                f"data.tracks names {name!r}, which the shards in {run.folder} lack (they have "
+                f"{held}); write them with tools.make_shards --track {name}, or leave it out"
+            )
+
+
+def _values(run: Run, name: str, start: int, end: int) -> Values:
+    if name == TYPE:
+        return np.full(end - start, run.type, dtype=np.int64)
+    return run.read_track(name, start, end)

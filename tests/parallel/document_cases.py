@@ -152,7 +152,7 @@ def on_ranks(layouts: list[tuple[int, int, bool]]) -> dict[tuple[str, str, int],
 def _outcome(model: HyenaGLT, packing: Packing) -> Outcome:
     ids, (tokens, targets) = packing.ids, packing.tokens
     losses = model.token_losses(tokens, targets, ids)
-    real = model.stretch(torch.ones_like(ids))
+    real = model.stretch(torch.ones_like(ids), 0)
     named = dict(model.named_parameters())
     found = torch.autograd.grad((losses * real).sum(), list(named.values()))
     gradients = {key: gradient.contiguous() for key, gradient in zip(named, found, strict=True)}

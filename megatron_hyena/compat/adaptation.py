@@ -1,7 +1,8 @@
 """A trained model with filters of another reach: the configuration changes, the weights stay.
 
-Filters are functions of position, so shorter ones are the beginning of longer ones and every
-weight fits. What would need other weights is refused.
+Implicit filters are functions of position, so shorter ones are the beginning of longer ones and
+every weight fits; banks of explicit taps are cut, or go on with zeros. What would need other
+weights is refused.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from megatron_hyena.errors import UserError
+from megatron_hyena.layers.filters import GenomicHyenaFilter
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 WIDEST, NARROWEST = 256, 32
@@ -50,12 +54,12 @@ def fine_tune_hyena_for_task(
         )
     changes = {"hyena_filter_size": _taps(model, task_type)} | fields
     adapted = HyenaGLT(replace(model.config, **changes), recompute=recompute)
-    _check_weights(model, adapted)
+    weights = _weights(model, adapted)
     first = next(model.parameters())
     adapted = adapted.to(first.device)
     if first.dtype != torch.float32:
         adapted = adapted.to(first.dtype)
-    adapted.load_state_dict(model.state_dict())
+    adapted.load_state_dict(weights)
     if is_causal(adapted) != causal:
         now = "causal" if causal else "bidirectional"
         raise UserError(f"{', '.join(fields)} would make a {now} model something else; retrain it")
@@ -83,21 +87,30 @@ def is_causal(model: HyenaGLT) -> bool:
 def _taps(model: HyenaGLT, task_type: str) -> int:
     """`hyena_filter_size` for the task; 0 stays the whole sequence where filters may only grow."""
     config = model.config
-    taps = config.hyena_filter_size
+    taps, reach = config.explicit_taps, config.hyena_taps
     if task_type == "classification" and taps:
-        return min(config.max_sequence_length, max(taps, min(WIDEST, 2 * taps)))
+        wide = max(taps, min(WIDEST, 2 * taps))
+        bounded = config.hyena_filter == "implicit"
+        return min(config.max_sequence_length, wide) if bounded else wide
     if task_type == "variant_calling":
-        return min(config.hyena_taps, max(NARROWEST, config.hyena_taps // 2))
-    return taps
+        return min(reach, max(NARROWEST, reach // 2))
+    return config.hyena_filter_size
 
 
-def _check_weights(model: HyenaGLT, adapted: HyenaGLT) -> None:
-    shapes, others = (
-        {name: list(p.shape) for name, p in m.named_parameters()} for m in (model, adapted)
-    )
-    for name in sorted(shapes.keys() | others.keys()):
-        if shapes.get(name) != others.get(name):
+def _weights(model: HyenaGLT, adapted: HyenaGLT) -> dict[str, Tensor]:
+    """All that `adapted` holds, from `model`."""
+    weights = dict(model.state_dict())
+    for name, module in adapted.named_modules():
+        bank = f"{name}.filters"
+        if isinstance(module, GenomicHyenaFilter) and bank in weights:
+            more = module.filter_size - weights[bank].shape[-1]
+            weights[bank] = F.pad(weights[bank], (0, more))  # a negative pad cuts
+    wanted = adapted.state_dict()
+    for name in sorted(weights.keys() | wanted.keys()):
+        shapes = [list(d[name].shape) if name in d else None for d in (weights, wanted)]
+        if shapes[0] != shapes[1]:
             raise UserError(
-                f"{name} has shape {shapes.get(name)} and would have {others.get(name)}: this "
-                "change needs other weights; pretrain a model of the new configuration"
+                f"{name} has shape {shapes[0]} and would have {shapes[1]}: this change needs other "
+                "weights; pretrain a model of the new configuration"
             )
+    return weights

@@ -56,6 +56,29 @@ def test_what_the_filters_covered_before_is_unchanged() -> None:
     assert not torch.allclose(before[:, 8:], after[:, 8:], rtol=1e-2)
 
 
+MOTIFS = {"hyena_filter": "genomic", "motifs": ("CG", "CANNTG")}
+
+
+def test_a_larger_bank_goes_on_with_zeros_and_computes_the_same() -> None:
+    model = trained("HA", hyena_filter_size=20, **MOTIFS)
+    adapted = fine_tune_hyena_for_task(model, "classification")
+    bank = adapted.get_parameter("blocks.0.mixer.filters.1.filters")
+    assert bank.shape == (8, 40)
+    assert (bank[:, 20:] == 0).all()
+    ids = draw_bytes(2, 60)
+    before, after = model.double()(ids).logits, adapted.double()(ids).logits
+    torch.testing.assert_close(before, after, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "fewer"), [(0, 64), (100, 50), (40, 32)])
+def test_a_smaller_bank_keeps_its_first_taps(size: int, fewer: int) -> None:
+    model = trained("HA", hyena_filter_size=size, **MOTIFS)
+    adapted = fine_tune_hyena_for_task(model, "variant_calling")
+    name = "blocks.0.mixer.filters.0.filters"
+    assert torch.equal(adapted.get_parameter(name), model.get_parameter(name)[:, :fewer])
+    assert adapted.config.hyena_filter_size == fewer
+
+
 def test_dtype_mode_and_other_fields() -> None:
     model = trained(hyena_filter_size=50).double().eval()
     adapted = fine_tune_hyena_for_task(model, "classification", attention_window=7)

@@ -46,7 +46,7 @@ def test_the_vectors_are_learnt() -> None:
     output = model(IDS, labels=IDS, tracks={"type": TYPES})
     output.loss.backward()
     assert model.types is not None
-    norms = model.types.weight.grad.norm(dim=1)  # type: ignore[union-attr]
+    norms = model.types.weight.grad.norm(dim=1)
     assert (norms[:3] > 0).all()
     assert norms[3] == 0
 

@@ -24,12 +24,14 @@ Rule = Callable[[Config, int], "str | None"]
 
 
 def length_fits(config: Config, world_size: int) -> str | None:
-    """`H` filters are defined up to a fixed length."""
+    """Filters of `H` and `G` that are functions of the position have a longest sequence."""
     model, length = config.model, config.data.sequence_length
-    if "H" in model.signs and length > model.max_sequence_length:
+    long = [sign for sign in "HG" if sign in model.signs and model.hyena_filter != "genomic"]
+    if long and length > model.max_sequence_length:
         return (
             f"data.sequence_length = {length} exceeds model.max_sequence_length = "
-            f"{model.max_sequence_length}, which the filters of H are made for; raise the latter"
+            f"{model.max_sequence_length}, which the filters of {' and '.join(long)} are made for; "
+            "raise the latter"
         )
     return None
 

@@ -2,71 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_hyena.compat.operators import check_states, longest_of
-from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.model import SEQUENCE_TYPES, HyenaGLTConfig
 from megatron_hyena.errors import UserError
-from megatron_hyena.layers.embedding import Embedding
+from megatron_hyena.layers.embedding import Embedding, TypeEmbedding
 from megatron_hyena.layers.mlp import GatedMLP
-from megatron_hyena.layers.parameter import Cut, cut_parameter, drawn_seed, initialise, normal
+from megatron_hyena.layers.parameter import drawn_seed, initialise
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.model.hyena_glt import Block
 from megatron_hyena.ops.attention import rotary_angles, rotate
 
-TYPES = ("DNA", "RNA", "protein", "mixed")
-"""What a sequence may be, by number."""
-
 
 class HyenaGLTEmbedding(nn.Module):
     """A vector of the byte and one of what kind of sequence it is in; no position is added.
 
-    Position comes from the convolutions and from RoPE inside attention.
-
-    Args:
-        config: its vocabulary and width.
-        default_type: the type of what has none: 0 DNA, 1 RNA, 2 protein, 3 mixed.
+    Position comes from the convolutions and from RoPE inside attention. What has no type is of the
+    configuration's `type_embedding`, DNA if that is `none`; never is the vector left out.
     """
 
-    def __init__(self, config: HyenaGLTConfig, default_type: int = 0) -> None:
+    def __init__(self, config: HyenaGLTConfig) -> None:
         super().__init__()
-        self.default_type = default_type
+        if config.type_embedding == "none":
+            config = replace(config, type_embedding=SEQUENCE_TYPES[0])
         self.token_embedding = Embedding(config, DenseProvider())
-        cut = Cut((len(TYPES), config.hidden_size), normal(config.init_std))
-        self.type_embedding = cut_parameter(cut, 1)
+        self.type_embedding = TypeEmbedding(config)
         initialise(self, drawn_seed(), rank=0, size=1)
-        check_types(torch.tensor(default_type))
 
     def forward(self, input_ids: Tensor, sequence_type: Tensor | None = None) -> Tensor:
-        """Ids [B, L], types [B] or [B, L] (None: the default) -> [B, L, d].
+        """Ids [B, L]; types [B] or [B, L], 0 DNA, 1 RNA, 2 protein, 3 mixed -> [B, L, d].
 
         Raises:
             UserError: an id or a type that does not exist, types of another shape.
         """
-        if sequence_type is None:
-            sequence_type = input_ids.new_full(input_ids.shape, self.default_type)
-        if sequence_type.dim() == 1:
-            sequence_type = sequence_type[:, None].expand(-1, input_ids.shape[1])
-        if sequence_type.shape != input_ids.shape:
-            raise UserError(
-                f"sequence_type of shape {list(sequence_type.shape)} does not fit ids of shape "
-                f"{list(input_ids.shape)}; give one type per sequence or per byte"
-            )
-        check_types(sequence_type)
-        tokens = self.token_embedding(input_ids.t()).transpose(0, 1)
-        vectors: Tensor = tokens + F.embedding(sequence_type, self.type_embedding)
-        return vectors
+        types = sequence_type
+        if types is not None:
+            types = types[:, None].expand(-1, input_ids.shape[1]) if types.dim() == 1 else types
+            check_types(types, input_ids)
+            types = types.t()
+        vectors: Tensor = self.type_embedding(self.token_embedding(input_ids.t()), types)
+        return vectors.transpose(0, 1)
 
 
-def check_types(types: Tensor) -> None:
-    """Refuse types that do not exist, on a CPU."""
-    if types.device.type == "cpu" and bool(((types < 0) | (types >= len(TYPES))).any()):
+def check_types(types: Tensor, ids: Tensor) -> None:
+    """Refuse types of another shape than `ids`, and, on a CPU, types that do not exist."""
+    if types.shape != ids.shape:
         raise UserError(
-            f"sequence types are {', '.join(f'{n} {t}' for n, t in enumerate(TYPES))}; found "
-            f"{int(types.min())} to {int(types.max())}"
+            f"sequence_type of shape {list(types.shape)} does not fit ids of shape "
+            f"{list(ids.shape)}; give one type per sequence or per byte"
+        )
+    if types.device.type == "cpu" and bool(((types < 0) | (types >= len(SEQUENCE_TYPES))).any()):
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(SEQUENCE_TYPES))
+        raise UserError(
+            f"sequence types are {known}; found {int(types.min())} to {int(types.max())}"
         )
 
 

@@ -102,6 +102,16 @@ def windows_fit(config: Config, world_size: int) -> str | None:
     )
 
 
+def types_are_read(config: Config, world_size: int) -> str | None:
+    """A model that knows types of sequence is told them."""
+    if config.model.type_embedding == "none" or "type" in config.data.tracks:
+        return None
+    return (
+        f"model.type_embedding = {config.model.type_embedding} needs the track `type`, but "
+        f"data.tracks = {list(config.data.tracks)}; add type to it"
+    )
+
+
 def exchanges_fit(config: Config, world_size: int) -> str | None:
     """Every kind of layer has a way to exchange data between context ranks."""
     if config.parallel.context == 1:
@@ -135,6 +145,7 @@ def batch_divides(config: Config, world_size: int) -> str | None:
 
 
 ANY_LAYOUT: tuple[Rule, ...] = (
+    types_are_read,
     length_fits,
     recompute_is_used,
     curriculum_divides,

@@ -81,6 +81,9 @@ class HyenaGLTConfig:
     """The head shares the embedding's matrix."""
     mlp_activation: str = "gelu"
     """Gate activation of the MLP: `gelu`, `silu` or `identity`."""
+    type_embedding: str = "none"
+    """Add a vector for the type of sequence, given by the track `type`; the name set here (`dna`,
+    `rna`, `protein` or `mixed`) is the type of input without that track. `none`: no such vector."""
     init_std: float = 0.02
     """Standard deviation of initial matrices; those that write to the residual stream are
     divided by the square root of twice the number of blocks."""
@@ -146,12 +149,12 @@ class HyenaGLTConfig:
                 f"model.hidden_size={self.hidden_size} is not a multiple of the filter groups "
                 f"({self.groups}); change model.num_filter_groups"
             )
-        if self.mr_decay not in MR_SLOWEST_DECAY:
-            raise UserError(f"model.mr_decay={self.mr_decay!r}: use weak, normal or strong")
-        if self.mlp_activation not in ("gelu", "silu", "identity"):
-            raise UserError(
-                f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
-            )
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                *others, last = choices
+                raise UserError(
+                    f"model.{field}={getattr(self, field)!r}: use {', '.join(others)} or {last}"
+                )
         self._check_filters(signs)
         check_merging(self)
 
@@ -226,6 +229,13 @@ BANK_TAPS = 128
 """Taps of `genomic` filters where none are given."""
 DIRECT_TAPS = 512
 """Most taps of `H` without FFT: a channel's Toeplitz matrices then hold a million numbers."""
+SEQUENCE_TYPES = ("dna", "rna", "protein", "mixed")
+"""Values 0 to 3 of the track `type`."""
+CHOICES = {
+    "mr_decay": ("weak", "normal", "strong"),
+    "mlp_activation": ("gelu", "silu", "identity"),
+    "type_embedding": ("none", *SEQUENCE_TYPES),
+}
 POSITIVE = (
     "hidden_size",
     "num_heads",

@@ -1,7 +1,7 @@
 """The architecture as a string: which mixer each block has.
 
     S M L     Hyena-SE, Hyena-MR, Hyena-LI      A W    attention, sliding-window attention
-    H         order-N Hyena, implicit filter    [...]n n repeats (may be nested)
+    H G       order-N Hyena; with genomic branches [...]n n repeats (may be nested)
     (...)r    a merged stage: of its input positions the fraction r is merged away inside (without
               r: `merge_ratio` of the model section); may be nested
 

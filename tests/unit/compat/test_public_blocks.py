@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,9 @@ def test_dropout_acts_on_both_branches_in_training_alone() -> None:
 
 def test_embedding_adds_a_vector_for_the_type_and_none_for_the_place() -> None:
     embedding = HyenaGLTEmbedding(SMALL)
+    disturb(embedding)
     ids = torch.tensor([[65, 67, 65], [71, 84, 65]])
-    tokens, types = embedding.token_embedding.weight, embedding.type_embedding
+    tokens, types = embedding.token_embedding.weight, embedding.type_embedding.weight
     plain = embedding(ids)
     assert torch.equal(plain[0, 0], tokens[65] + types[0])
     assert torch.equal(plain[0, 0], plain[1, 2])
@@ -71,12 +73,11 @@ def test_embedding_adds_a_vector_for_the_type_and_none_for_the_place() -> None:
     assert torch.equal(rows, tokens[ids] + types[[1, 2]][:, None])
     each = torch.tensor([[0, 1, 2], [3, 3, 0]])
     assert torch.equal(embedding(ids, each), tokens[ids] + types[each])
-    other = HyenaGLTEmbedding(SMALL, default_type=2)
+    other = HyenaGLTEmbedding(replace(SMALL, type_embedding="protein"))
+    disturb(other)
     assert torch.equal(other(ids), other(ids, torch.tensor([2, 2])))
     with pytest.raises(UserError, match="found 0 to 4"):
         embedding(ids, torch.tensor([0, 4]))
-    with pytest.raises(UserError, match="3 mixed"):
-        HyenaGLTEmbedding(SMALL, 4)
     with pytest.raises(UserError, match=r"\[2, 2\] does not fit ids of shape \[2, 3\]"):
         embedding(ids, torch.zeros(2, 2, dtype=torch.int64))
     with pytest.raises(UserError, match="token id 256"):

@@ -136,21 +136,14 @@ def _draw(
 
 def _genes(store: Path, run: Any) -> list[tuple[int, int, int]]:
     """(start, end, strand) of stretches of coding sequence under a run."""
-    import numpy as np
-
-    from megatron_hyena.data.labels import Label
+    from megatron_hyena.data.labels import coding_stretches
     from megatron_hyena.data.store import GenomeStore
 
     genome = GenomeStore.open(store)
     if "features" not in genome.tracks:
         return []
     labels = genome.track("features").read(run.contig, run.start, run.start + run.length)
-    genes = []
-    for label, strand in ((Label.CDS_PLUS, 1), (Label.CDS_MINUS, -1)):
-        inside = np.concatenate([[0], (labels & int(label)) > 0, [0]]).astype(np.int8)
-        edges = np.flatnonzero(np.diff(inside)) + run.start
-        genes += [(int(a), int(b), strand) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    return genes
+    return coding_stretches(labels, run.start)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,39 @@ def label_genome(
     )
 
 
+_EXPRESSED = (Label.CDS_PLUS, Label.TRNA, Label.RRNA, Label.OTHER_RNA)
+Stretch = tuple[int, int, int]
+"""(start, end, strand): half-open, 0-based, strand 1, -1 or 0."""
+
+
+def coding_stretches(flags: npt.NDArray[np.uint8], start: int) -> list[Stretch]:
+    """Stretches of coding sequence in flags of the bases from `start` on, strand by strand."""
+    found: list[Stretch] = []
+    for label, strand in ((Label.CDS_PLUS, 1), (Label.CDS_MINUS, -1)):
+        inside = np.concatenate([[0], (flags & int(label)) > 0, [0]]).astype(np.int8)
+        edges = (np.flatnonzero(np.diff(inside)) + start).tolist()
+        found += [(a, b, strand) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return found
+
+
+def gene_features(record: AnnotatedRecord) -> list[tuple[int, int, int, str]]:
+    """(start, end, strand, name) of the record's genes, by their first base.
+
+    A gene reaches from its first base to its last. Coding sequence and RNA stand for themselves
+    where the file has no gene of the same extent around them.
+    """
+    found: list[tuple[int, int, int, str]] = []
+    known = np.empty((0, 2), dtype=np.int64)
+    for labels in ((Label.GENE,), _EXPRESSED):
+        some = [f for f in record.features if f.intervals and _flag(f.kind, 0) in labels]
+        whole = [(min(i.start for i in f.intervals), max(i.end for i in f.intervals)) for f in some]
+        for feature, (start, end) in zip(some, whole, strict=True):
+            if not np.any((known[:, 0] <= start) & (known[:, 1] >= end)):
+                found.append((start, end, feature.strand, feature.name))
+        known = np.array(whole, dtype=np.int64).reshape(-1, 2)
+    return sorted(found)
+
+
 def match_contig(
     record: AnnotatedRecord, contigs: Mapping[str, tuple[int, int]], *, alone: bool
 ) -> str:

@@ -171,6 +171,7 @@ def _decide(
     model: Any, read: Read, total: int, region: Region, length: int
 ) -> tuple[list[StagePositions], Grid]:
     """Every stage's decisions on the region and around it."""
+    from megatron_hyena.config.merging import stage_shapes
     from megatron_hyena.evaluation.chunks import StagePositions
     from megatron_hyena.model.decisions import Grid, decisions_along
     from megatron_hyena.observe.progress import progress
@@ -187,7 +188,7 @@ def _decide(
     stages = [
         StagePositions(
             name=f"stage{number}",
-            target=model.stages[number].shape.keep,
+            target=shape.keep,
             place=one.place.numpy(),
             opened=one.opened.numpy(),
             wanted=one.wanted.numpy(),
@@ -195,7 +196,7 @@ def _decide(
             probability=None if one.probability is None else one.probability.numpy(),
             end=one.end,
         )
-        for number, one in enumerate(found)
+        for number, (one, shape) in enumerate(zip(found, stage_shapes(model.config), strict=True))
     ]
     return stages, grid
 

@@ -18,8 +18,6 @@ from megatron_hyena.observe.plots.genome import Gene, draw_genes, draw_sequence,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STAGES = (("#0b6e8f", "#8cc3d4"), ("#c8641b", "#efbf97"), ("#5b4a8a", "#b9aed6"))
-"""Two shades of each stage, by number, then again from the first."""
 WIDTH = 12.0
 PANEL = 1650
 """Inches of a figure; about the pixels of its panels."""
@@ -113,7 +111,7 @@ def _draw_probability(axes: Axes, view: RegionView) -> None:
             continue
         inside = (stage.place >= view.start) & (stage.place < view.end)
         places, p = stage.place[inside], stage.probability[inside]
-        color = STAGES[number % len(STAGES)][0]
+        color = look.stage_shades(number)[0]
         if len(places) <= PANEL / 2.5:
             style: dict[str, Any] = {"drawstyle": "steps-mid", "lw": 0.9}
             if number:
@@ -147,7 +145,7 @@ def _spread(
 
 def _draw_boxes(axes: Axes, stage: StagePositions, number: int, view: RegionView) -> None:
     starts, ends, _ = stage.overlapping(view.start, view.end)
-    shades = STAGES[number % len(STAGES)]
+    shades = look.stage_shades(number)
     first = int(np.searchsorted(stage.starts, starts[0])) if len(starts) else 0
     wide = PANEL / len(view.bases) * np.diff(starts).mean() > 8 if len(starts) > 1 else True
     for parity, color in enumerate(shades):
@@ -164,7 +162,7 @@ def _draw_boxes(axes: Axes, stage: StagePositions, number: int, view: RegionView
 
 
 def _draw_kept(axes: Axes, stage: StagePositions, number: int, view: RegionView) -> None:
-    dark, light = STAGES[number % len(STAGES)]
+    dark, light = look.stage_shades(number)
     bounds = _local_edges(view)
     kept, edges = local_kept(stage, bounds), bounds + 0.5
     axes.stairs(kept, edges, color=dark, lw=1.2, zorder=3)

@@ -77,15 +77,15 @@ def parse_region(text: str | None, lengths: Mapping[str, int], source: Path) -> 
     start, end = (int(n.replace(",", "")) if n else None for n in found.groups())
     assert start is not None
     last = lengths[contig] if end is None else end
-    if start < 1 or last < start:
-        raise UserError(
-            f"--region {text!r} runs from {start} to {last}; bases count from 1, and the end does "
-            "not come before the start"
-        )
     if last > lengths[contig] or start > lengths[contig]:
         raise UserError(
             f"--region {text!r} reaches base {max(start, last):,}, but {contig} in {source} has "
             f"{lengths[contig]:,}; ask for less"
+        )
+    if start < 1 or last < start:
+        raise UserError(
+            f"--region {text!r} runs from {start} to {last}; bases count from 1, and the end does "
+            "not come before the start"
         )
     return Region(contig, start - 1, last)
 

@@ -126,8 +126,8 @@ def _settings(
             "has ( )"
         )
     data = manifest.run.get("data", {})
-    length = arguments.length or data.get("sequence_length")
-    if not length:
+    length = data.get("sequence_length") if arguments.length is None else arguments.length
+    if length is None:
         raise UserError(f"{folder} does not tell the run's data.sequence_length; give --length")
     if length < 1:
         raise UserError(f"--length {length} must be 1 or more")

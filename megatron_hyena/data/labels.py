@@ -139,20 +139,20 @@ def coding_stretches(flags: npt.NDArray[np.uint8], start: int) -> list[Stretch]:
 
 
 def gene_features(record: AnnotatedRecord) -> list[tuple[int, int, int, str]]:
-    """(start, end, strand, name) of the record's genes, by their first base.
+    """(start, end, strand, name) of the stretches of the record's genes, by their first base.
 
-    A gene reaches from its first base to its last. Coding sequence and RNA stand for themselves
-    where the file has no gene of the same extent around them.
+    Coding sequence and RNA that no gene covers stand for themselves.
     """
     found: list[tuple[int, int, int, str]] = []
-    known = np.empty((0, 2), dtype=np.int64)
     for labels in ((Label.GENE,), _EXPRESSED):
-        some = [f for f in record.features if f.intervals and _flag(f.kind, 0) in labels]
-        whole = [(min(i.start for i in f.intervals), max(i.end for i in f.intervals)) for f in some]
-        for feature, (start, end) in zip(some, whole, strict=True):
-            if not np.any((known[:, 0] <= start) & (known[:, 1] >= end)):
-                found.append((start, end, feature.strand, feature.name))
-        known = np.array(whole, dtype=np.int64).reshape(-1, 2)
+        known = np.array([gene[:2] for gene in found], dtype=np.int64).reshape(-1, 2)
+        found += [
+            (*interval, feature.name)
+            for feature in record.features
+            if _flag(feature.kind, 0) in labels
+            for interval in feature.intervals
+            if not np.any((known[:, 0] <= interval.start) & (known[:, 1] >= interval.end))
+        ]
     return sorted(found)
 
 

@@ -18,6 +18,14 @@ OTHER = "#9aa5ad"
 READABLE, PAINTED = 160, 3000
 """Bases up to which letters are written; up to which each is a stripe of its colour."""
 MASKED = "#7d6b91"
+LEGEND: dict[str, Any] = {
+    "ncols": len(LETTERS) + 2,
+    "fontsize": 8,
+    "handlelength": 0.7,
+    "handletextpad": 0.3,
+    "columnspacing": 0.9,
+    "borderaxespad": 0.1,
+}
 WRITTEN: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "clip_on": True}
 
 
@@ -66,18 +74,22 @@ def sequence_height(bases: NDArray[np.uint8]) -> float:
 
 def draw_sequence(axes: Axes, bases: NDArray[np.uint8], start: int) -> None:
     """Letters, stripes of colour, or the GC fraction, by length; soft-masked bases as a bar."""
-    if len(bases) > PAINTED:
+    stretches = len(bases) > PAINTED
+    if stretches:
         _draw_gc(axes, bases, start)
     else:
         _draw_stripes(axes, bases, start)
+    low, high = axes.get_ylim()
     masked = np.concatenate([[False], bases >= ord("a"), [False]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(masked)) + start + 0.5
-    low, high = axes.get_ylim()
-    height = 0.14 * (high - low)
     spans = list(zip(edges[::2], np.diff(edges)[::2], strict=True))
     if spans:
-        axes.broken_barh(spans, (low - height, 0.8 * height), facecolor=MASKED, linewidth=0)
+        height = 0.14 * (high - low)
+        at = (low - height, 0.8 * height)
+        axes.broken_barh(spans, at, facecolor=MASKED, linewidth=0, label="soft-masked")
         axes.set_ylim(low - height, high)
+    if spans or not stretches:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.95), **LEGEND)
 
 
 def _draw_stripes(axes: Axes, bases: NDArray[np.uint8], start: int) -> None:
@@ -94,16 +106,6 @@ def _draw_stripes(axes: Axes, bases: NDArray[np.uint8], start: int) -> None:
     _bare(axes, (0, 1))
     axes.set_yticks([])
     axes.set_ylabel("sequence", rotation=0, ha="right", va="center")
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 0.95),
-        ncols=len(LETTERS) + 1,
-        fontsize=8,
-        handlelength=0.7,
-        handletextpad=0.3,
-        columnspacing=0.9,
-        borderaxespad=0.1,
-    )
 
 
 def _stripe(axes: Axes, places: NDArray[np.int64], color: str, label: str) -> None:

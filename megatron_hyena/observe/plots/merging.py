@@ -76,7 +76,7 @@ def plot_merging(view: RegionView, out_png: Path) -> None:
         ).flat
         axes = dict(zip(heights, panels, strict=True))
         top, bottom = panels[0], panels[len(heights) - 1]
-        top.set_title(view.title, pad=12)
+        top.set_title(view.title, pad=12 if view.genes is not None else 24)
         if view.genes is not None:
             draw_genes(axes["genes"], view.genes, view.start, view.end)
         draw_sequence(axes["sequence"], view.bases, view.start)
@@ -123,7 +123,7 @@ def _draw_probability(axes: Axes, view: RegionView) -> None:
         label = f"{stage.name}, mean and quartiles"
         axes.plot(middle, mean, color=color, lw=1.3, label=label)
     axes.axhline(0.5, color=look.MUTED, lw=0.9, ls=(0, (4, 3)), label="wants to open above")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.03, 1.03)
     axes.set_yticks([0, 0.5, 1])
     axes.set_ylabel("p(open)")
     axes.legend(

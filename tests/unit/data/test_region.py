@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from megatron_hyena.data.alphabet import SequenceType
+from megatron_hyena.data.annotation import read_annotation
 from megatron_hyena.data.interval_files import write_bed, write_values
+from megatron_hyena.data.labels import gene_features
 from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.region import (
     Region,
@@ -92,6 +94,33 @@ def test_bases_and_annotation_of_a_fasta_file(genome):
     assert found.genes == [(10, 40, -1, "one"), (50, 60, 1, "two")]
     assert found.flags.tolist() == [34] * 10 + [0] * 10 + [1] * 5
     assert region_annotation(source, Region("b", 40, 50), gff).genes == []
+
+
+def test_genes_and_what_none_of_them_covers(tmp_path):
+    features = [
+        ("gene", "10..20"),
+        ("CDS", "12..20"),
+        ("CDS", "complement(join(30..35,40..50))"),
+        ("tRNA", "60..65"),
+        ("repeat_region", "70..75"),
+        ("gene", "join(90..99,1..5)"),
+    ]
+    table = "".join(
+        f'     {kind:<16}{place}\n                     /locus_tag="x{number}"\n'
+        for number, (kind, place) in enumerate(features)
+    )
+    (tmp_path / "g.gb").write_text(
+        f"LOCUS       c 100 bp DNA\nFEATURES             Location/Qualifiers\n{table}//\n"
+    )
+    (record,) = read_annotation(tmp_path / "g.gb")
+    assert gene_features(record) == [
+        (0, 5, 1, "x5"),
+        (9, 20, 1, "x0"),
+        (29, 35, -1, "x2"),
+        (39, 50, -1, "x2"),
+        (59, 65, 1, "x3"),
+        (89, 99, 1, "x5"),
+    ]
 
 
 def test_bases_and_annotation_of_a_store(genome, tmp_path):

@@ -74,7 +74,7 @@ def expected(model, ids, grid):
 
 @pytest.fixture(scope="module")
 def nested():
-    model, ids = model_of(), draw_bytes(1, TOTAL)[0]
+    model, ids = model_of(slots=10), draw_bytes(1, TOTAL)[0]
     grid = Grid.of(TOTAL, 2 * model.merging_multiple + 3, model.merging_multiple)
     return model, ids, grid, expected(model, ids, grid)
 

@@ -65,11 +65,12 @@ def _write_bigwig(
     file = pyBigWig.open(str(path), "w")
     file.addHeader([(contig, contig_length)])
     starts = places.tolist()
-    file.addEntries(
-        [contig] * len(starts),
-        starts,
-        ends=[start + 1 for start in starts],
-        values=values.astype(np.float64).tolist(),
-    )
+    if starts:
+        file.addEntries(
+            [contig] * len(starts),
+            starts,
+            ends=[start + 1 for start in starts],
+            values=values.astype(np.float64).tolist(),
+        )
     file.close()
     return path

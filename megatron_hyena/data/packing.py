@@ -98,7 +98,8 @@ class PackedStream(TrainingStream):
             padded = f", with documents padded to multiples of {align}" if align > 1 else ""
             raise UserError(
                 f"{self.source} holds {total} bases in all{padded}, fewer than the "
-                f"{sequence_length + 1} of one packed sequence; set a smaller data.sequence_length or add data"
+                f"{sequence_length + 1} of one packed sequence; set a smaller "
+                "data.sequence_length or add data"
             )
         self._spare = total - 1 - counts * sequence_length
         self._epoch = lru_cache(maxsize=2)(self._draw)

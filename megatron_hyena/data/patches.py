@@ -56,7 +56,7 @@ def quantile_thresholds(scored: Series, keep: Sequence[float]) -> list[float]:
     """The θ above which the fraction `keep` of the known scores lies, for each of `keep`.
 
     The exact order statistic, in two counts of 16 bits each; `scored` may be a memory map. Where
-    scores are equal to θ, fewer lie above it.
+    scores are equal to it, θ puts all of them above or none, whichever is nearer to `keep`.
 
     Raises:
         UserError: fewer than two scores are known.
@@ -70,18 +70,24 @@ def quantile_thresholds(scored: Series, keep: Sequence[float]) -> list[float]:
             f"{known} of {len(scored)} bases have a number to decide by, and 2 are needed; give "
             "another track or a longer genome"
         )
-    ranks = [known - 1 - min(known - 1, max(1, round(part * known))) for part in keep]
-    upper = [int(np.searchsorted(counts.cumsum(), rank, side="right")) for rank in ranks]
+    kept = [min(known - 1, max(1, round(part * known))) for part in keep]
+    upper = [int(np.searchsorted(counts.cumsum(), known - k, side="left")) for k in kept]
     lower = {one: np.zeros(1 << 16, dtype=np.int64) for one in upper}
     for keys in _keys(scored):
         for one, inside in lower.items():
             inside += np.bincount(keys[keys >> 16 == one] & 0xFFFF, minlength=1 << 16)
     found = []
-    for rank, one in zip(ranks, upper, strict=True):
-        left = rank - int(counts[:one].sum())
-        key = one << 16 | int(np.searchsorted(lower[one].cumsum(), left, side="right"))
-        found.append(_number(key))
+    for k, one in zip(kept, upper, strict=True):
+        up_to = int(counts[:one].sum()) + lower[one].cumsum()  # scores that are no greater, by key
+        low = int(np.searchsorted(up_to, known - k, side="left"))
+        equal, above = int(lower[one][low]), known - int(up_to[low])
+        threshold = _number(one << 16 | low)
+        found.append(_below(threshold) if above + equal - k < k - above else threshold)
     return found
+
+
+def _below(number: float) -> float:
+    return float(np.nextafter(np.float32(number), np.float32(-np.inf)))
 
 
 def _keys(scored: Series) -> Iterator[npt.NDArray[np.int64]]:

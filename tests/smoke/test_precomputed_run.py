@@ -57,7 +57,7 @@ def test_from_a_small_model_to_a_merged_run(tmp_path: Path, capsys) -> None:
     assert "kept" in capsys.readouterr().out
     told = GenomeStore.open(store).track("boundaries").attributes
     assert told["length"] == 64
-    assert 0.35 < told["chunks"][0] / 1100 < 0.45
+    assert 0.35 < told["chunks"][0] / 1100 < 0.45  # equal contexts have equal entropies
     assert make_shards.main([*cut, "--track", "boundaries", "--overwrite"]) == 0
     losses = _trained(tmp_path, "merged", *MERGED)
     assert len(losses) == 3

@@ -71,8 +71,18 @@ def test_thresholds_are_exact_order_statistics(monkeypatch, pieces):
             kept = max(1, round(part * len(known)))
             assert threshold == known[len(known) - kept - 1]
             assert (known > np.float32(threshold)).sum() == kept
-    tied = np.array([0, 1, 1, 1, 1, 1, 2, -3], dtype=np.float32)
-    assert quantile_thresholds(tied, [0.5]) == [1.0]
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.2, 0.5, 0.6, 0.7, 0.9, 0.99])
+def test_of_equal_scores_all_or_none_lie_above(keep):
+    """The number kept is the nearest of those that any threshold can keep."""
+    for values in ([0, 1, 1, 1, 1, 1, 2, -3], [-1, -1, -1, 0, 0, 0, 0], list(range(20))):
+        scored = np.array(values, dtype=np.float32)
+        target = min(len(values) - 1, max(1, round(keep * len(values))))
+        possible = {sum(one > limit for one in values) for limit in (-99, *values)}
+        (threshold,) = quantile_thresholds(scored, [keep])
+        found = int((scored > np.float32(threshold)).sum())
+        assert abs(found - target) == min(abs(one - target) for one in possible)
 
 
 def test_too_few_numbers():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from megatron_hyena.data.patches import LevelCount, Series
     from megatron_hyena.data.store import Contig, GenomeStore
+    from megatron_hyena.evaluation.entropy import Reader
     from megatron_hyena.model.hyena_glt import HyenaGLT
 
 KEEP = [0.33]
@@ -182,26 +183,40 @@ def _of_track(arguments: argparse.Namespace, store: GenomeStore) -> Source:
 
 def _of_model(arguments: argparse.Namespace, store: GenomeStore) -> Source:
     """The entropy of a model's next byte; unknown behind a letter that is unknown."""
+    from functools import partial
+
     import numpy as np
 
     from megatron_hyena.data.alphabet import unknown_letters
     from megatron_hyena.data.atomic import sha256_of
+    from megatron_hyena.data.tracks import BOUNDARIES, TYPE
     from megatron_hyena.evaluation.entropy import next_byte_entropy
     from megatron_hyena.observe.progress import progress
     from megatron_hyena.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
-    model, folder, trained = _load(arguments.entropy)
-    length, context = _window(arguments, model, trained)
+    model, folder, data = _load(arguments.entropy)
+    length, context = _window(arguments, model, data.get("sequence_length"))
+    names = [name for name in data.get("tracks", ()) if name not in (TYPE, BOUNDARIES)]
+    held = {name: store.track(name) for name in names}
+
+    def tracks(contig: Contig) -> dict[str, Reader]:
+        found: dict[str, Reader] = {
+            name: partial(track.read, contig.name) for name, track in held.items()
+        }
+        if model.types is not None:
+            found[TYPE] = lambda start, end: np.full(end - start, store.type, dtype=np.int64)
+        return found
 
     def series(contig: Contig) -> Series:
         with progress(description=contig.name, total=contig.length, unit="b") as bar:
             found = next_byte_entropy(
-                lambda ids: model(ids).logits,
+                lambda ids, beside: model(ids, tracks=beside).logits,
                 lambda start, end: store.read(contig.name, start, end),
                 contig.length,
                 length,
                 context,
+                tracks=tracks(contig),
                 batch_size=max(1, BYTES_AT_ONCE // length),
                 watch=bar.update,
             )
@@ -214,17 +229,17 @@ def _of_model(arguments: argparse.Namespace, store: GenomeStore) -> Source:
     return Source(series, "nats", told)
 
 
-def _load(path: Path) -> tuple[HyenaGLT, Path, int | None]:
-    """A model, its folder, and the length that it was trained on, if that is known."""
+def _load(path: Path) -> tuple[HyenaGLT, Path, dict[str, Any]]:
+    """A model, its folder, and the `data` section that it was trained with, if that is known."""
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import read_manifest
     from megatron_hyena.model.folder import CONFIG
     from megatron_hyena.model.hyena_glt import HyenaGLT
 
     if (path / CONFIG).is_file():
-        return HyenaGLT.from_pretrained(path).eval(), path, None
+        return HyenaGLT.from_pretrained(path).eval(), path, {}
     model, folder = load_dense(path)
-    return model, folder, int(read_manifest(folder).run["data"]["sequence_length"])
+    return model, folder, read_manifest(folder).run["data"]
 
 
 def _window(arguments: argparse.Namespace, model: HyenaGLT, trained: int | None) -> tuple[int, int]:
@@ -237,7 +252,8 @@ def _window(arguments: argparse.Namespace, model: HyenaGLT, trained: int | None)
             f"{arguments.entropy} does not tell the length that it was trained on; give --length"
         )
     most = model.config.max_sequence_length
-    if "H" in model.config.signs and length > most:
+    bounded = set("HG") & set(model.config.signs) and model.config.hyena_filter != "genomic"
+    if bounded and length > most:
         raise UserError(f"--length {length} exceeds the model's max_sequence_length {most}")
     if model.stages and model.config.merger == "precomputed":
         raise UserError(

@@ -23,7 +23,7 @@ def _asked(sequence: np.ndarray) -> float:
 
 def _entropies(sequence: np.ndarray, length: int, context: int, batch: int = 3) -> np.ndarray:
     return next_byte_entropy(
-        lambda ids: MODEL(ids).logits,
+        lambda ids, tracks: MODEL(ids).logits,
         lambda start, end: sequence[start:end],
         len(sequence),
         length,
@@ -52,6 +52,35 @@ def test_every_position_is_asked_once_with_its_context(total, length, context):
         assert found.std() > 0.01
 
 
+def test_tracks_come_with_their_bytes():
+    """A model that reads its tracks: the entropy of a coin whose odds are the track's value."""
+    odds = np.random.default_rng(1).uniform(-3, 3, 60).astype(np.float32)
+    seen = []
+
+    def logits(ids, tracks):
+        seen.append(tracks)
+        value = tracks["odds"].nan_to_num(7.0)
+        return torch.stack([value, torch.zeros_like(value)], dim=-1)
+
+    found = next_byte_entropy(
+        logits,
+        lambda start, end: SEQUENCE[start:end],
+        60,
+        16,
+        8,
+        tracks={
+            "odds": lambda start, end: odds[start:end],
+            "type": lambda start, end: np.full(end - start, 2),
+        },
+        batch_size=4,
+    )
+    p = 1 / (1 + np.exp(-odds.astype(np.float64)))
+    np.testing.assert_allclose(found, -(p * np.log(p) + (1 - p) * np.log1p(-p)), rtol=1e-4)
+    assert seen[0]["type"].dtype == torch.int64
+    assert seen[0]["odds"].shape == seen[0]["type"].shape == (4, 16)
+    assert seen[-1]["odds"][-1, -1].isnan()
+
+
 def test_a_byte_changes_nothing_before_it():
     before = _entropies(SEQUENCE, 16, 8)
     for t in (0, 15, 16, 30, 60):
@@ -65,7 +94,7 @@ def test_a_byte_changes_nothing_before_it():
 def test_the_watch_counts_every_position_and_batches_change_nothing():
     counts: list[int] = []
     found = next_byte_entropy(
-        lambda ids: MODEL(ids).logits,
+        lambda ids, tracks: MODEL(ids).logits,
         lambda start, end: SEQUENCE[start:end],
         61,
         16,

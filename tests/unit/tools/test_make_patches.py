@@ -186,6 +186,20 @@ def test_models_that_cannot_be_asked(store, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
+def test_the_model_is_told_the_type_of_the_store(store, tmp_path):
+    """Weights alike but for the vector of a type that is not the default."""
+    found = []
+    for scale in (0.0, 3.0):
+        told = small_model(small_config("SL", type_embedding="protein")).float()
+        with torch.no_grad():
+            told.types.weight[0] *= scale
+        told.save_pretrained(tmp_path / "typed")
+        words = ("--entropy", tmp_path / "typed", "--length", LENGTH, "--overwrite")
+        assert _run(store, *words) == 0
+        found.append(np.concatenate(_boundaries(store)))
+    assert (found[0] != found[1]).any()
+
+
 def test_a_track_that_exists_is_kept(store, capsys):
     assert _run(store, "--track", "conservation") == 0
     before = _boundaries(store)

@@ -24,6 +24,7 @@ _NAMES = {
     ),
     "megatron_hyena.compat.memory": ("estimate_memory_usage",),
     "megatron_hyena.compat.filters": ("GenomicHyenaFilter", "HyenaFilter"),
+    "megatron_hyena.compat.merging": ("AdaptiveMergingLayer", "DynamicMergingLayer"),
     "megatron_hyena.compat.operators": (
         *("GenomicHyenaOperator", "HyenaBlock", "HyenaOperator", "StableHyenaOperator"),
         *("StripedHyenaOperator", "StrippedHyenaOperator"),

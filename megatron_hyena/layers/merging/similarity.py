@@ -29,8 +29,8 @@ class Mlp(nn.Module):
 
     z_t = w2 . ReLU(W_a x_{t-1} + W_b x_t + b1) + b2
 
-    At first W_b = -W_a: what all positions share, which grows while a model learns which bytes occur
-    at all, cancels instead of drowning what tells neighbours apart.
+    At first W_b = -W_a: what all positions share, which grows while a model learns which bytes
+    occur at all, cancels instead of drowning what tells neighbours apart.
     """
 
     def __init__(self, features: int, width: int) -> None:

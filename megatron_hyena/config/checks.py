@@ -24,12 +24,14 @@ Rule = Callable[[Config, int], "str | None"]
 
 
 def length_fits(config: Config, world_size: int) -> str | None:
-    """`H` filters are defined up to a fixed length."""
+    """Filters of `H` and `G` that are functions of the position have a longest sequence."""
     model, length = config.model, config.data.sequence_length
-    if "H" in model.signs and length > model.max_sequence_length:
+    long = [sign for sign in "HG" if sign in model.signs and model.hyena_filter != "genomic"]
+    if long and length > model.max_sequence_length:
         return (
             f"data.sequence_length = {length} exceeds model.max_sequence_length = "
-            f"{model.max_sequence_length}, which the filters of H are made for; raise the latter"
+            f"{model.max_sequence_length}, which the filters of {' and '.join(long)} are made for; "
+            "raise the latter"
         )
     return None
 
@@ -94,9 +96,33 @@ def windows_fit(config: Config, world_size: int) -> str | None:
     ranks = config.parallel.context * (config.parallel.tensor if config.parallel.sequence else 1)
     if unit == 1 or length % (unit * ranks) == 0:
         return None
+    below, above = length // (unit * ranks), -(-length // (unit * ranks))
     return (
         f"data.sequence_length = {length} is not a multiple of the merged stages' windows x ranks "
-        f"that share a sequence = {unit} x {ranks}"
+        f"that share a sequence = {unit} x {ranks}; nearest lengths: "
+        f"{_joined([n * unit * ranks for n in (below, above) if n])}"
+    )
+
+
+def precomputed_has_track(config: Config, world_size: int) -> str | None:
+    """Chunks that the data bring are read from it."""
+    model, tracks = config.model, config.data.tracks
+    if "(" not in model.pattern or model.merger != "precomputed" or "boundaries" in tracks:
+        return None
+    return (
+        "model.merger = precomputed reads where chunks open from the track boundaries, which "
+        f"data.tracks = [{','.join(tracks)}] does not name; add it (tools.make_patches writes it "
+        "into a genome store), or choose another model.merger"
+    )
+
+
+def types_are_read(config: Config, world_size: int) -> str | None:
+    """A model that knows types of sequence is told them."""
+    if config.model.type_embedding == "none" or "type" in config.data.tracks:
+        return None
+    return (
+        f"model.type_embedding = {config.model.type_embedding} needs the track `type`, but "
+        f"data.tracks = {list(config.data.tracks)}; add type to it"
     )
 
 
@@ -133,8 +159,10 @@ def batch_divides(config: Config, world_size: int) -> str | None:
 
 
 ANY_LAYOUT: tuple[Rule, ...] = (
+    types_are_read,
     length_fits,
     recompute_is_used,
+    precomputed_has_track,
     curriculum_divides,
     curriculum_ends,
 )

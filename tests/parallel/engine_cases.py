@@ -32,7 +32,7 @@ COMMON = {
     "optim.filter_lr_factor": 0.5,
 }
 EVEN = {
-    "model.pattern": "SMLHAW",
+    "model.pattern": "SMLHGAW",
     "model.hidden_size": 32,
     "model.num_heads": 4,
     "model.num_filter_groups": 4,
@@ -44,10 +44,11 @@ EVEN = {
 # Odd sizes: what ZeRO shares out must be padded, and heads cannot be dealt out to context ranks.
 # Tensor ranks cannot share this model.
 ODD = {
-    "model.pattern": "SMLHAW",
+    "model.pattern": "SMLHGAW",
     "model.hidden_size": 30,
     "model.num_heads": 3,
     "model.num_filter_groups": 5,
+    "model.motifs": ["TATAWAW", "CANNTG"],
     "model.vocab_size": 61,
     "model.hyena_filter_order": 7,
     "model.ffn_hidden_size": 45,

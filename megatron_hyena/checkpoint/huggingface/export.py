@@ -15,8 +15,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from megatron_hyena.config.filters import BUILT_IN_FILTERS
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.data.atomic import atomic_folder
+from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 _HERE = "megatron_hyena.checkpoint.huggingface"
@@ -28,7 +30,16 @@ _LAYER = re.compile(r'Sign\(\s*"(megatron_hyena[\w.]+):')
 
 
 def export_huggingface(model: HyenaGLT, folder: Path) -> None:
-    """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced."""
+    """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced.
+
+    Raises:
+        UserError: the model has long filters that are not of this package.
+    """
+    if model.config.hyena_filter not in BUILT_IN_FILTERS:
+        raise UserError(
+            f"model.hyena_filter={model.config.hyena_filter!r} is registered by a program, whose "
+            f"code an exported model lacks; only {' and '.join(BUILT_IN_FILTERS)} can be exported"
+        )
     with atomic_folder(folder, marker="config.json", overwrite=True) as building:
         _write_weights(model, building)
         (building / "config.json").write_text(_configuration(model), encoding="utf-8")

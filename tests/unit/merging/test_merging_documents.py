@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT, HyenaGLTOutput
 from tests.oracles.documents import numbered, runs
+from tests.oracles.drawing import draw
 from tests.oracles.merged_models import (
     KINDS,
     NESTED,
@@ -24,9 +26,19 @@ from tests.oracles.merged_models import (
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "all layers": ("S(S(MLAW)H)S", {}),
+    "genomic": ("S(G(M))S", {}),
     **{kind: (NESTED, changes) for kind, changes in KINDS.items()},
 }
 every_case = pytest.mark.parametrize("case", CASES)
+
+
+def beside(config: HyenaGLTConfig, ids: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Tracks that the model reads: boundaries, and conservation, in part unknown."""
+    tracks = tracks_for(config, ids, seed) or {}
+    if "G" in config.pattern:
+        known = draw(len(ids), ids.shape[1], seed=seed).float()
+        tracks["conservation"] = known.masked_fill(known > 1, float("nan"))
+    return tracks
 
 
 def made(case: str) -> tuple[HyenaGLT, Tensor, Tensor, dict[str, Tensor]]:
@@ -38,7 +50,7 @@ def made(case: str) -> tuple[HyenaGLT, Tensor, Tensor, dict[str, Tensor]]:
     length = 5 * step
     ids = dna(3, length)
     starts = [[step, 2 * step], [], [3 * step, 4 * step]]
-    tracks = tracks_for(config, ids) or {}
+    tracks = beside(config, ids)
     model = lively_model(config, ids)
     for number in range(len(model.stages)):
         stage_of(model, number).rate.wanted.mul_(1.2)  # at the target the ratio loss has no slope
@@ -107,7 +119,7 @@ def test_changing_one_document_leaves_the_others_equal_to_the_bit(case: str) -> 
     """The bytes and tracks of each in turn."""
     model, ids, documents, tracks = made(case)
     other = dna(len(ids), ids.shape[1], seed=7)
-    other_tracks = tracks_for(model.config, ids, seed=7) or {}
+    other_tracks = beside(model.config, ids, seed=7)
     with torch.no_grad():
         before = model(ids, document_ids=documents, tracks=tracks).logits
         for row, start, stop in runs(documents):

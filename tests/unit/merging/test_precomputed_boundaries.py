@@ -22,6 +22,7 @@ def test_a_track_of_yes_and_no_opens_chunks_of_the_outer_stage(
     model = lively_model(CONFIG, dna(2, 64))
     with torch.no_grad():
         output = model(ids, tracks={"boundaries": track.to(dtype)})
+    assert output.logits.shape[:2] == (2, length)
     opens = output.merges[0].chunks.opens_nWB.flatten(0, 1).t()[:, :length]
     for row in range(2):
         for first in range(0, length, 8):

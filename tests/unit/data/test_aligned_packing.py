@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,8 @@ from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shards import ShardSettings, write_shards
 from megatron_hyena.data.splits import SplitRule
-from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
+from megatron_hyena.data.store import Contig, GenomeStore
+from megatron_hyena.data.tracks import Values, add_track
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
@@ -24,21 +26,25 @@ LENGTHS = (205, 1, 20, 16, 95, 1, 33, 60, 7, 150, 3, 32)
 NAMES = ("type", "conservation", "marks")
 
 
+def _by_contig(found: list[Values]) -> Callable[[Contig], Values]:
+    named = {f"c{i}": one for i, one in enumerate(found)}
+    return lambda contig: named[contig.name]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, random_contigs):
     """Shards of contigs with two tracks; the contigs; their values by track."""
     folder = tmp_path_factory.mktemp("aligned")
     contigs = random_contigs(*LENGTHS)
     draw = np.random.default_rng(4)
-    values = {
+    values: dict[str, list[Values]] = {
         "conservation": [draw.normal(size=n).astype(np.float32) for n in LENGTHS],
         "marks": [draw.integers(1, 4, n).astype(np.uint8) for n in LENGTHS],
     }
     (folder / "a.fa").write_bytes(b"".join(b">c%d\n%s\n" % pair for pair in enumerate(contigs)))
     store = write_store(folder / "genome.zarr", [folder / "a.fa"])
     for name, found in values.items():
-        by_contig = {f"c{i}": one for i, one in enumerate(found)}
-        add_track(GenomeStore.open(store.path), name, lambda c, v=by_contig: v[c.name], {})
+        add_track(GenomeStore.open(store.path), name, _by_contig(found), {})
     settings = ShardSettings(SplitRule(0, 0), 60, 120, tracks=tuple(values))
     write_shards(GenomeStore.open(store.path), folder / "shards", settings)
     return folder / "shards" / "train", contigs, values
@@ -90,8 +96,11 @@ def test_windows_are_those_of_the_padded_string(corpus, align, length, both_stra
             cut = string[phase + nth * length :][: length + 1]
             bases, conservation, marks, numbers = (list(one) for one in zip(*cut, strict=True))
             assert window.bases.tolist() == bases
+            assert window.documents is not None
             assert window.documents.tolist() == numbers
-            np.testing.assert_array_equal(window.tracks["conservation"], np.float32(conservation))
+            np.testing.assert_array_equal(
+                window.tracks["conservation"], np.array(conservation, np.float32)
+            )
             assert window.tracks["marks"].tolist() == marks
             assert window.tracks["type"].tolist() == [0] * (length + 1)
             changes = np.flatnonzero(np.diff(window.documents)) + 1
@@ -147,6 +156,7 @@ def test_a_merged_model_takes_the_batches(corpus, pattern):
     assert (batch.input_ids == PAD).any()
     assert not batch.weights[(batch.targets == PAD) | (batch.input_ids == PAD)].any()
     nats = model.token_losses(batch.input_ids, batch.targets, batch.documents)
+    assert batch.documents is not None
     several = 0
     for row, documents in enumerate(batch.documents):
         several += len(documents.unique()) > 1

@@ -128,7 +128,9 @@ def test_by_entropy(store, model, capsys):
     assert "nats" in capsys.readouterr().out
     told = opened.group["tracks/boundaries"].attrs
     assert (told["length"], told["context"], told["rule"]) == (LENGTH, CONTEXT, "global")
-    assert list(told["model"]) == ["model.safetensors"]
+    weights = told["model"]
+    assert isinstance(weights, dict)
+    assert list(weights) == ["model.safetensors"]
     before = found
     assert _run(store, *words, "--overwrite", "--rule", "monotonic") == 0
     rises = [np.diff(part, prepend=np.nan) for part in series]
@@ -191,6 +193,7 @@ def test_the_model_is_told_the_type_of_the_store(store, tmp_path):
     found = []
     for scale in (0.0, 3.0):
         told = small_model(small_config("SL", type_embedding="protein")).float()
+        assert told.types is not None
         with torch.no_grad():
             told.types.weight[0] *= scale
         told.save_pretrained(tmp_path / "typed")

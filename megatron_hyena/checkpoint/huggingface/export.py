@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.data.atomic import atomic_folder
+from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 _HERE = "megatron_hyena.checkpoint.huggingface"
@@ -28,7 +29,16 @@ _LAYER = re.compile(r'Sign\(\s*"(megatron_hyena[\w.]+):')
 
 
 def export_huggingface(model: HyenaGLT, folder: Path) -> None:
-    """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced."""
+    """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced.
+
+    Raises:
+        UserError: the model is not causal, so nothing that transformers generates with.
+    """
+    if not model.config.causal:
+        raise UserError(
+            "--to hf writes a model for AutoModelForCausalLM, and this one has model.causal=false; "
+            "use --to native"
+        )
     with atomic_folder(folder, marker="config.json", overwrite=True) as building:
         _write_weights(model, building)
         (building / "config.json").write_text(_configuration(model), encoding="utf-8")

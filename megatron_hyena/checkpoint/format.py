@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_hyena.config import HyenaGLTConfig
+from megatron_hyena.config import HyenaGLTConfig, plain_values
 from megatron_hyena.errors import UserError
 
 MANIFEST = "checkpoint.json"
@@ -151,9 +151,9 @@ def check_causal(saved: dict[str, Any], where: Path, purpose: str) -> None:
 
 def check_architecture(saved: dict[str, Any], wanted: HyenaGLTConfig, where: Path) -> None:
     """Raise `UserError` listing the fields in which a checkpoint's architecture differs."""
-    asked = dataclasses.asdict(wanted)
+    asked = plain_values(wanted)
     # A field that the saving version did not have yet has the value it had then: the default.
-    saved = dataclasses.asdict(HyenaGLTConfig()) | saved
+    saved = plain_values(HyenaGLTConfig()) | saved
     differing = [
         f"{key}: {saved.get(key)!r} saved, {asked.get(key)!r} asked"
         for key in sorted({*saved, *asked})

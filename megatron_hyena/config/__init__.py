@@ -7,6 +7,7 @@ from megatron_hyena.config.loading import (
     config_dict,
     config_of,
     load_config,
+    plain_values,
     save_config,
     valid_keys,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "length_schedule",
     "load_config",
     "parse_pattern",
+    "plain_values",
     "save_config",
     "valid_keys",
 ]

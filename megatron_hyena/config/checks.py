@@ -24,12 +24,14 @@ Rule = Callable[[Config, int], "str | None"]
 
 
 def length_fits(config: Config, world_size: int) -> str | None:
-    """`H` filters are defined up to a fixed length."""
+    """Filters of `H` and `G` that are functions of the position have a longest sequence."""
     model, length = config.model, config.data.sequence_length
-    if "H" in model.signs and length > model.max_sequence_length:
+    long = [sign for sign in "HG" if sign in model.signs and model.hyena_filter != "genomic"]
+    if long and length > model.max_sequence_length:
         return (
             f"data.sequence_length = {length} exceeds model.max_sequence_length = "
-            f"{model.max_sequence_length}, which the filters of H are made for; raise the latter"
+            f"{model.max_sequence_length}, which the filters of {' and '.join(long)} are made for; "
+            "raise the latter"
         )
     return None
 
@@ -126,6 +128,16 @@ def windows_fit(config: Config, world_size: int) -> str | None:
     )
 
 
+def types_are_read(config: Config, world_size: int) -> str | None:
+    """A model that knows types of sequence is told them."""
+    if config.model.type_embedding == "none" or "type" in config.data.tracks:
+        return None
+    return (
+        f"model.type_embedding = {config.model.type_embedding} needs the track `type`, but "
+        f"data.tracks = {list(config.data.tracks)}; add type to it"
+    )
+
+
 def exchanges_fit(config: Config, world_size: int) -> str | None:
     """Every kind of layer has a way to exchange data between context ranks."""
     if config.parallel.context == 1:
@@ -159,6 +171,7 @@ def batch_divides(config: Config, world_size: int) -> str | None:
 
 
 ANY_LAYOUT: tuple[Rule, ...] = (
+    types_are_read,
     length_fits,
     objective_fits,
     mask_spans_fit,

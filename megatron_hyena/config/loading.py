@@ -77,7 +77,16 @@ def save_config(config: Config, path: Path) -> None:
 
 def config_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Plain nested dictionary of all values."""
-    return dataclasses.asdict(config)
+    return plain_values(config)
+
+
+def plain_values(section: Any) -> dict[str, Any]:
+    """A section's values (and its parts') as JSON and YAML give them back: tuples are lists."""
+
+    def listed(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in items}
+
+    return dataclasses.asdict(section, dict_factory=listed)
 
 
 def valid_keys() -> list[str]:
@@ -135,14 +144,14 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         inner, defaults = values, known
         for section in sections:
             inner, defaults = inner.setdefault(section, {}), defaults[section]
-        inner[name] = _items(text) if isinstance(defaults[name], tuple) else text
+        inner[name] = _items(text) if isinstance(defaults[name], list) else text
     return values
 
 
 def _items(text: str) -> list[str]:
     """`[a, b]` or `a,b`."""
     inside = text.strip().removeprefix("[").removesuffix("]")
-    return [item.strip() for item in inside.split(",")] if inside.strip() else []
+    return [item.strip(" \"'") for item in inside.split(",")] if inside.strip() else []
 
 
 def _check_keys(

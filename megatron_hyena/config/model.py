@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_hyena.config.filters import check_hyena_filter
 from megatron_hyena.config.merging import check_merging
+from megatron_hyena.config.motifs import check_motifs
 from megatron_hyena.config.pattern import parse_pattern
 from megatron_hyena.errors import UserError
 
@@ -14,9 +16,10 @@ class HyenaGLTConfig:
     """Architecture of a Hyena-GLT model."""
 
     pattern: str = "[SMLA]2"
-    """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `A`
-    attention, `W` sliding-window attention; `[...]n` repeats; `(...)` merges positions inside,
-    `(...)0.75` with a merge ratio of its own; white space is ignored."""
+    """One sign per block: `S` Hyena-SE, `M` Hyena-MR, `L` Hyena-LI, `H` Hyena of order N, `G`
+    the same with genomic branches, `A` attention, `W` sliding-window attention; `[...]n` repeats;
+    `(...)` merges positions inside, `(...)0.75` with a merge ratio of its own; white space is
+    ignored."""
     hidden_size: int = 256
     """Channels of the residual stream and of each mixer."""
     num_heads: int = 8
@@ -42,13 +45,27 @@ class HyenaGLTConfig:
     li_modes: int = 16
     """Real exponential modes of each `L` filter."""
     hyena_order: int = 2
-    """Order N of `H`: N gates and N filters."""
+    """Order N of `H` and `G`: N gates and N filters."""
+    hyena_filter: str = "implicit"
+    """Long filters of `H` and `G`: `implicit`, `genomic` (an explicit bank that starts from
+    `model.motifs`), or a name that the program has registered."""
     hyena_filter_order: int = 64
-    """Width of the small network that makes the filters of `H`."""
+    """Width of the small network that makes the `implicit` filters."""
+    hyena_filter_size: int = 128
+    """Taps of the `genomic` filters."""
     hyena_output_gate: bool = False
-    """`H` multiplies its output by a sigmoid gate of its input."""
+    """`H` and `G` multiply their output by a sigmoid gate of their input."""
     max_sequence_length: int = 65536
-    """Longest sequence of `H`: its filters are functions of position / this."""
+    """Longest sequence of `H` and `G`, unless their filters are `genomic`; `implicit` ones are
+    functions of position / this."""
+    motif_length: int = 10
+    """Taps of the motif branch of `G`."""
+    motifs: tuple[str, ...] = ("cg_dinucleotide", "tata_box", "palindrome")
+    """What the motif branch of `G` and the `genomic` filters start from, on both strands: IUPAC
+    letters such as `TATAWAW`, or the names `cg_dinucleotide` (CG), `tata_box` (TATAWAW) and
+    `palindrome` (CANNTG). Each pattern takes four channels."""
+    structure_scales: int = 4
+    """Distances per channel over which the structure branch of `G` averages."""
     attention_window: int = 512
     """Positions a `W` layer sees, the current one included."""
     rope_base: float = 10000.0
@@ -59,6 +76,9 @@ class HyenaGLTConfig:
     """The head shares the embedding's matrix."""
     mlp_activation: str = "gelu"
     """Gate activation of the MLP: `gelu`, `silu` or `identity`."""
+    type_embedding: str = "none"
+    """Add a vector for the type of sequence, given by the track `type`; the name set here (`dna`,
+    `rna`, `protein` or `mixed`) is the type of input without that track. `none`: no such vector."""
     init_std: float = 0.02
     """Standard deviation of initial matrices; those that write to the residual stream are
     divided by the square root of twice the number of blocks."""
@@ -124,13 +144,23 @@ class HyenaGLTConfig:
                 f"model.hidden_size={self.hidden_size} is not a multiple of the filter groups "
                 f"({self.groups}); change model.num_filter_groups"
             )
-        if self.mr_decay not in MR_SLOWEST_DECAY:
-            raise UserError(f"model.mr_decay={self.mr_decay!r}: use weak, normal or strong")
-        if self.mlp_activation not in ("gelu", "silu", "identity"):
-            raise UserError(
-                f"model.mlp_activation={self.mlp_activation!r}: use gelu, silu or identity"
-            )
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                *others, last = choices
+                raise UserError(
+                    f"model.{field}={getattr(self, field)!r}: use {', '.join(others)} or {last}"
+                )
+        self._check_filters(signs)
         check_merging(self)
+
+    def _check_filters(self, signs: tuple[str, ...]) -> None:
+        """The long filters of `H` and `G`, and the motifs with whatever starts from them."""
+        check_hyena_filter(self.hyena_filter)
+        starts = {"motif_length": self.motif_length} if "G" in signs else {}
+        if self.hyena_filter == "genomic" and set("HG") & set(signs):
+            starts["hyena_filter_size"] = self.hyena_filter_size
+        check_motifs(self.motifs, starts, self.hidden_size)
+        object.__setattr__(self, "motifs", tuple(self.motifs))  # a list, where read from JSON
 
     @property
     def signs(self) -> tuple[str, ...]:
@@ -150,6 +180,13 @@ class HyenaGLTConfig:
         return self.ffn_hidden_size or -(-8 * self.hidden_size // 3 // 64) * 64
 
 
+SEQUENCE_TYPES = ("dna", "rna", "protein", "mixed")
+"""Values 0 to 3 of the track `type`."""
+CHOICES = {
+    "mr_decay": ("weak", "normal", "strong"),
+    "mlp_activation": ("gelu", "silu", "identity"),
+    "type_embedding": ("none", *SEQUENCE_TYPES),
+}
 POSITIVE = (
     "hidden_size",
     "num_heads",
@@ -159,7 +196,10 @@ POSITIVE = (
     "li_modes",
     "hyena_order",
     "hyena_filter_order",
+    "hyena_filter_size",
     "max_sequence_length",
+    "motif_length",
+    "structure_scales",
     "attention_window",
 )
 

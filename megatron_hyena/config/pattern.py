@@ -1,7 +1,7 @@
 """The architecture as a string: which mixer each block has.
 
     S M L     Hyena-SE, Hyena-MR, Hyena-LI      A W    attention, sliding-window attention
-    H         order-N Hyena, implicit filter    [...]n n repeats (may be nested)
+    H G       order-N Hyena; with genomic branches [...]n n repeats (may be nested)
     (...)r    a merged stage: of its input positions the fraction r is merged away inside (without
               r: `merge_ratio` of the model section); may be nested
 
@@ -53,6 +53,11 @@ SIGNS: dict[str, Sign] = {
     ),
     "H": Sign(
         "megatron_hyena.layers.hyena_order:HyenaOperator", "Hyena of order N", ("all_to_all",)
+    ),
+    "G": Sign(
+        "megatron_hyena.layers.genomic:GenomicHyenaOperator",
+        "Hyena of order N with genomic branches",
+        ("all_to_all",),
     ),
     "A": Sign(
         "megatron_hyena.layers.attention:Attention",

@@ -43,6 +43,9 @@ class ExchangeSection:
     """Hyena-LI: `state` hands on the modal state of each stretch, or `all_to_all`."""
     H: str = ""
     """Hyena of order N: only `all_to_all`."""
+    G: str = ""
+    """Hyena of order N with genomic branches: only `all_to_all`; its branches use a halo and a
+    state besides."""
     A: str = ""
     """Attention: `all_to_all` over heads, or `all_gather` of keys and values."""
     W: str = ""

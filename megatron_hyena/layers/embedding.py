@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.layers.parameter import Cut, cut_parameter, normal
+from megatron_hyena.config.model import SEQUENCE_TYPES, HyenaGLTConfig
+from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, normal
 from megatron_hyena.layers.provider import Provider
 
 
@@ -31,6 +31,26 @@ class Embedding(nn.Module):
         elsewhere = (local < 0) | (local >= held)
         vectors = F.embedding(local.masked_fill(elsewhere, 0), self.weight)
         return self.provider.leave(vectors.masked_fill(elsewhere[..., None], 0.0))
+
+
+class TypeEmbedding(nn.Module):
+    """One vector per type of sequence, added to the embedded bytes of a slice of the stream.
+
+    Its start is 0: a new type is at first read as any sequence.
+    """
+
+    def __init__(self, config: HyenaGLTConfig) -> None:
+        super().__init__()
+        self.default = SEQUENCE_TYPES.index(config.type_embedding)
+        shape = (len(SEQUENCE_TYPES), config.hidden_size)
+        cut = Cut(shape, constant(0.0), sequence_partial=True, role="vector")
+        self.weight = cut_parameter(cut, 1)
+
+    def forward(self, x_LBH: Tensor, types_LB: Tensor | None) -> Tensor:
+        """x [L, B, h] with the vectors of `types` int64 [L, B]; None for the default everywhere."""
+        if types_LB is None:
+            return x_LBH + self.weight[self.default].to(x_LBH.dtype)
+        return x_LBH + F.embedding(types_LB, self.weight).to(x_LBH.dtype)
 
 
 class Head(nn.Module):

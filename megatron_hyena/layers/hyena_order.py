@@ -1,10 +1,11 @@
-"""Hyena of order N with implicit filters (arXiv:2302.10866): the seed architecture's operator.
+"""Hyena of order N with long filters (arXiv:2302.10866): the seed architecture's operator.
 
     z_0 = v,  z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}),  n = 1..N,  y = W_out z_N + b
 
-Each order has its own filter h_n: a small sine network of the position, times an exponential
-window. Positions are divided by the fixed `max_sequence_length`, so a filter's values do not
-depend on the length of the input at hand. D channels, K = length, E position features.
+Each order has its own filter h_n, of the kind that `model.hyena_filter` names. The published one
+is implicit: a small sine network of the position, times an exponential window. Its positions are
+divided by the fixed `max_sequence_length`, so a filter's values do not depend on the length of the
+input at hand. D channels, K = length, E position features.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.exchange import ALL_CHANNELS, over_channels
+from megatron_hyena.layers.filters import LongFilter, filter_class, register_hyena_filter
 from megatron_hyena.layers.hyena import (
     FEATURIZER_TAPS,
     HyenaMixer,
@@ -36,15 +38,15 @@ BANDS = 16
 FAST_DECAY, SLOW_DECAY, DECAY_TARGET = 0.3, 1.5, 1e-2
 
 
-class HyenaFilter(nn.Module):
+class HyenaFilter(LongFilter):
     """Implicit filter h [D, K]: Linear-sin-Linear-sin-Linear of position features, windowed.
 
     The hidden layers are replicated over tensor ranks, the last is cut by channel.
     """
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
-        super().__init__()
-        self.provider, self.length = provider, config.max_sequence_length
+        super().__init__(config, provider)
+        self.length = config.max_sequence_length
         width, features = config.hyena_filter_order, 1 + 2 * BANDS
         self.weight_in = _replicated((width, features), 1 / math.sqrt(features))
         self.bias_in = _replicated((width,), 1 / math.sqrt(features))
@@ -81,6 +83,14 @@ class HyenaFilter(nn.Module):
         x = self.provider.copy(torch.sin(frequency * x))
         return (self.weight_out[channels].to(dtype) @ x.t()) * self.window(t, channels)
 
+    @staticmethod
+    def copied_numbers(config: HyenaGLTConfig, length: int) -> int:
+        """See `LongFilter.copied_numbers`: the last hidden layer at every position."""
+        return config.hyena_filter_order * length
+
+
+register_hyena_filter("implicit", HyenaFilter)
+
 
 class HyenaOperator(HyenaMixer):
     """Order-N Hyena; `streams` is N + 1: the N gates x_1..x_N and v."""
@@ -88,8 +98,9 @@ class HyenaOperator(HyenaMixer):
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         self.streams = config.hyena_order + 1  # type: ignore[misc]
         super().__init__(config, provider)
+        make_filter = filter_class(config.hyena_filter)
         self.filters = nn.ModuleList(
-            HyenaFilter(config, provider) for _ in range(config.hyena_order)
+            make_filter(config, provider) for _ in range(config.hyena_order)
         )
         self.skip = filter_parameter(
             (config.hidden_size, config.hyena_order), constant(1.0), provider
@@ -119,6 +130,11 @@ class HyenaOperator(HyenaMixer):
         if self.provider.exchange == "local":
             return convolve(z_DBl, ALL_CHANNELS, span.own)
         return over_channels(self.provider.context, convolve, z_DBl, span)
+
+    @staticmethod
+    def copied_numbers(config: HyenaGLTConfig, length: int) -> int:
+        """See `LongFilter.copied_numbers`: of all orders together."""
+        return config.hyena_order * filter_class(config.hyena_filter).copied_numbers(config, length)
 
     @staticmethod
     def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:

@@ -26,7 +26,7 @@ from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, Stage, chooses, parse_layout
 from megatron_hyena.layers.bidirectional import both_ways
-from megatron_hyena.layers.embedding import Embedding, Head, vocabulary_weight
+from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
 from megatron_hyena.layers.merging.axis import Axis, slot_documents
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
@@ -134,6 +134,8 @@ class HyenaGLT(nn.Module):
         self.provider: Provider = provider or DenseProvider()
         ends = self.provider.of_layer("embedding, head")
         self.embedding = Embedding(config, ends)
+        typed = config.type_embedding != "none"
+        self.types = TypeEmbedding(config) if typed else None
         self.blocks = nn.ModuleList(Block(s, config, self.provider) for s in config.signs)
         self.layout = parse_layout(config.pattern)
         shapes = stage_shapes(config)
@@ -188,6 +190,9 @@ class HyenaGLT(nn.Module):
         length = ids.shape[1] // context.size
         span = Span.of_rank(context.rank, length, documents, held)
         x = self.embedding(ids[:, span.start : span.start + length].t())
+        if self.types is not None:
+            given = padded.get("type")
+            x = self.types(x, None if given is None else self._slice(given).t())
         axis = self.byte_axis(ids, documents, padded, self.provider.stream) if self.stages else None
         gathered = Pass()
         x, gathered.penalty_LB = self._walk(self.layout.items, x, span, axis, gathered)
@@ -285,9 +290,13 @@ class HyenaGLT(nn.Module):
         nats = (nll * self.stretch(weights, 0.0).to(nll.dtype)).sum()
         return torch.stack([nats, self._penalty(gathered, weights).to(nats.dtype)])
 
-    def _penalty(self, gathered: Pass, weights: Tensor) -> Tensor:
+    def _slice(self, padded_BL: Tensor) -> Tensor:
+        """This rank's slice of the residual stream, [B, positions]."""
         stream = self.provider.stream
-        own = self._padded(weights, 0.0).chunk(stream.size, dim=1)[stream.rank].t()
+        return padded_BL.chunk(stream.size, dim=1)[stream.rank]
+
+    def _penalty(self, gathered: Pass, weights: Tensor) -> Tensor:
+        own = self._slice(self._padded(weights, 0.0)).t()
         penalty: Tensor = (own * gathered.penalty_LB).sum()
         return penalty
 

@@ -21,6 +21,7 @@ from megatron_hyena.config.merging import (
     stage_shapes,
     stage_shares,
 )
+from megatron_hyena.layers.hyena_order import HyenaOperator
 from megatron_hyena.layers.merging.stage import merging_numbers
 from megatron_hyena.layers.mixer import Message
 from megatron_hyena.model.hyena_glt import mixer_class
@@ -114,8 +115,8 @@ class _Layers:
         mixer = mixer_class(sign, model.causal)
         for _ in range(mixer.parts):
             self.edges(sent)
-            if sign in "HG":  # the replicated part of each implicit filter
-                numbers = model.hyena_order * model.hyena_filter_order * self.whole
+            if sign in "HG":  # the replicated part of each long filter
+                numbers = HyenaOperator.copied_numbers(model, self.whole)
                 sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
         for message in [] if exchange == "local" else mixer.messages(model, exchange):
             self.message(sent, message)

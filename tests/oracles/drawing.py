@@ -24,6 +24,7 @@ def small_config(pattern: str = "S", **changes: object) -> HyenaGLTConfig:
         "hyena_filter_order": 6,
         "max_sequence_length": 251,
         "attention_window": 24,
+        "motifs": ("CG", "palindrome"),
         "init_std": 0.3,
     }
     return HyenaGLTConfig(**{**values, **changes})  # type: ignore[arg-type]
@@ -37,6 +38,17 @@ def disturb(module: nn.Module, seed: int = 0) -> None:
         shape = cut_of(parameter).shape
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         parameter.add_(0.3 * noise)
+
+
+@torch.no_grad()
+def open_branches(module: nn.Module, rank: int = 0, size: int = 1) -> None:
+    """Random numbers, the same in every layout, for the scales and gates of G that begin at 0."""
+    for index, (name, parameter) in enumerate(module.named_parameters()):
+        if name.endswith((".scale", "conservation.weight", "conservation.bias")):
+            cut = cut_of(parameter)
+            generator = torch.Generator().manual_seed(index)
+            full = torch.randn(cut.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(cut.take(full, rank, size))
 
 
 def small_mixer(config: HyenaGLTConfig, seed: int = 0) -> Mixer:

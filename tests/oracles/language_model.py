@@ -43,6 +43,8 @@ def mixer(sign: str, x: Array, w: Weights, config: HyenaGLTConfig) -> Array:
         return operators.hyena_li(x, w)
     if sign == "H":
         return operators.hyena_order(x, w, config.hyena_order, config.max_sequence_length)
+    if sign == "G":
+        return operators.genomic(x, w, config.hyena_order, config.max_sequence_length)
     if sign not in "AW":
         raise KeyError(f"no equation is written out for {sign}; add its oracle")
     window = config.attention_window if sign == "W" else None

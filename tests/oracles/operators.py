@@ -113,17 +113,65 @@ def hyena_li(x: Array, w: Weights) -> Array:
     return leave(x1 * (convolve(x2 * v, taps) + w["skip"][:, None, None] * x2 * v), w)
 
 
-def hyena_order(x: Array, w: Weights, order: int, longest: int) -> Array:
-    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); then sigmoid(W_g x) if there is a gate."""
-    *gates, z = features(x, w, order + 1)
-    for n in range(order):
+def long_taps(w: Weights, length: int, longest: int) -> Array:
+    """An explicit bank's first taps, or the implicit filter's."""
+    return w["filters"][:, :length] if "filters" in w else implicit_taps(w, length, longest)
+
+
+def recurrence(streams: list[Array], w: Weights, longest: int) -> Array:
+    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); z_0 is the last stream."""
+    *gates, z = streams
+    for n, gate in enumerate(gates):
         prefix = f"filters.{n}."
         part = {k.removeprefix(prefix): a for k, a in w.items() if k.startswith(prefix)}
-        taps = implicit_taps(part, x.shape[0], longest)
-        z = gates[n] * (convolve(z, taps) + w["skip"][:, n, None, None] * z)
-    if "gate" in w:
-        z = z / (1 + np.exp(-np.einsum("di,tbi->dbt", w["gate"], x)))
-    return leave(z, w)
+        taps = long_taps(part, z.shape[2], longest)
+        z = gate * (convolve(z, taps) + w["skip"][:, n, None, None] * z)
+    return z
+
+
+def output_gate(z: Array, x: Array, w: Weights) -> Array:
+    """sigmoid(W_g x) z, if there is a gate."""
+    if "gate" not in w:
+        return z
+    return z / (1 + np.exp(-np.einsum("di,tbi->dbt", w["gate"], x)))
+
+
+def hyena_order(x: Array, w: Weights, order: int, longest: int) -> Array:
+    """The recurrence and the output gate."""
+    z = recurrence(features(x, w, order + 1), w, longest)
+    return leave(output_gate(z, x, w), w)
+
+
+def averages(v: Array, log_rate: Array, weight: Array) -> Array:
+    """sum_n weight[c, n] m_n[t], each m_n[t] = a m_n[t - 1] + (1 - a) v[t], a = exp(-exp(rate))."""
+    out = np.zeros_like(v)
+    for c in range(v.shape[0]):
+        for n in range(log_rate.shape[1]):
+            a, mean = math.exp(-math.exp(log_rate[c, n])), np.zeros(v.shape[1])
+            for t in range(v.shape[2]):
+                mean = a * mean + (1 - a) * v[c, :, t]
+                out[c, :, t] += weight[c, n] * mean
+    return out
+
+
+def conserved(y: Array, weight: Array, bias: Array, score: Array | None) -> Array:
+    """y times 1 + tanh(w s + u) where the score s [B, L] is a number."""
+    out = y.copy()
+    for b in range(y.shape[1]):
+        for t in range(y.shape[2]):
+            if score is not None and not math.isnan(score[b, t]):
+                out[:, b, t] *= 1 + np.tanh(weight * score[b, t] + bias)
+    return out
+
+
+def genomic(x: Array, w: Weights, order: int, longest: int, score: Array | None = None) -> Array:
+    """c * (recurrence + a_m motif(v) + a_s structure(v)), then the output gate."""
+    streams = features(x, w, order + 1)
+    motif = w["motif.scale"][:, None, None] * convolve(streams[-1], w["motif.taps"])
+    means = averages(streams[-1], w["structure.log_rate"], w["structure.weight"])
+    y = recurrence(streams, w, longest) + motif + w["structure.scale"][:, None, None] * means
+    y = conserved(y, w["conservation.weight"], w["conservation.bias"], score)
+    return leave(output_gate(y, x, w), w)
 
 
 def rotated(vector: Array, position: int, base: float) -> Array:

@@ -16,6 +16,7 @@ from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from tests.oracles.documents import Run, numbered, runs
+from tests.oracles.drawing import open_branches
 
 SEED = 11
 BASE = HyenaGLTConfig(
@@ -119,7 +120,8 @@ def rounds(ids: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _loud(model: HyenaGLT) -> HyenaGLT:
-    """In fp64, with M's taps, which begin near 0, at the size of the others."""
+    """In fp64; M's taps and G's scales, which begin near 0 or at it, at the size of the others."""
+    open_branches(model, model.provider.rank, model.provider.size)
     for name, parameter in model.double().named_parameters():
         if name.endswith("taps") and parameter.abs().max() < 1e-3:
             parameter.mul_(1e5)
@@ -150,7 +152,7 @@ def on_ranks(layouts: list[tuple[int, int, bool]]) -> dict[tuple[str, str, int],
 def _outcome(model: HyenaGLT, packing: Packing) -> Outcome:
     ids, (tokens, targets) = packing.ids, packing.tokens
     losses = model.token_losses(tokens, targets, ids)
-    real = model.stretch(torch.ones_like(ids))
+    real = model.stretch(torch.ones_like(ids), 0)
     named = dict(model.named_parameters())
     found = torch.autograd.grad((losses * real).sum(), list(named.values()))
     gradients = {key: gradient.contiguous() for key, gradient in zip(named, found, strict=True)}

@@ -13,6 +13,7 @@ from megatron_hyena.config import Config, load_config
 from megatron_hyena.data.loader import Batch
 from megatron_hyena.engine.groups import parameter_groups
 from megatron_hyena.engine.schedule import learning_rate
+from megatron_hyena.layers.merging.rate import Rate, rate_state
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 # 91 positions are a multiple of no layout: whatever cuts the sequence has to pad it.
@@ -31,7 +32,7 @@ COMMON = {
     "optim.filter_lr_factor": 0.5,
 }
 EVEN = {
-    "model.pattern": "SMLHAW",
+    "model.pattern": "SMLHGAW",
     "model.hidden_size": 32,
     "model.num_heads": 4,
     "model.num_filter_groups": 4,
@@ -43,17 +44,33 @@ EVEN = {
 # Odd sizes: what ZeRO shares out must be padded, and heads cannot be dealt out to context ranks.
 # Tensor ranks cannot share this model.
 ODD = {
-    "model.pattern": "SMLHAW",
+    "model.pattern": "SMLHGAW",
     "model.hidden_size": 30,
     "model.num_heads": 3,
     "model.num_filter_groups": 5,
+    "model.motifs": ["TATAWAW", "CANNTG"],
     "model.vocab_size": 61,
     "model.hyena_filter_order": 7,
     "model.ffn_hidden_size": 45,
 }
 # One layer for each way to reach other ranks, for the matrix of all layouts.
 OF_SMALL = {"model.pattern": "MLHA", "model.ffn_hidden_size": -1, "model.tie_embeddings": True}
-MODELS: dict[str, dict[str, object]] = {"even": EVEN, "odd": ODD, "small": EVEN | OF_SMALL}
+# Whole windows on each of four ranks. The router sees bytes alone, so that rounding in one layout
+# cannot open a chunk that it does not open in another.
+OF_MERGED = {
+    "model.pattern": "S(MLA)0.6S",
+    "model.window": 8,
+    "model.router_input": "trunk",
+    "model.adaptive": True,
+    "model.ffn_hidden_size": -1,
+    "data.sequence_length": 96,
+}
+MODELS: dict[str, dict[str, object]] = {
+    "even": EVEN,
+    "odd": ODD,
+    "small": EVEN | OF_SMALL,
+    "merged": EVEN | OF_MERGED,
+}
 
 
 @dataclass(frozen=True)
@@ -120,27 +137,30 @@ def configure(run: Run, more: Mapping[str, object] | None = None, seed: int = 5)
 
 @dataclass(frozen=True)
 class Trained:
-    """Results of one run; `weights` are this tensor rank's parts."""
+    """Results of one run; `weights` are this tensor rank's parts, `merging` the figures of each
+    step, `rates` the final state of merged stages."""
 
     losses: list[float]
     grad_norms: list[float]
     valid_loss: float
     weights: dict[str, Tensor]
     dtypes: set[torch.dtype]
+    merging: list[tuple[dict[str, float], ...]]
+    rates: dict[str, Tensor]
 
 
-def global_batch(step: int, vocab: int, packed: bool) -> Batch:
+def global_batch(step: int, vocab: int, packed: bool, length: int = LENGTH) -> Batch:
     """The whole batch of `step` [8, L].
 
     The first half of its rows is almost unscored, and of each row the end is: data ranks and
     context ranks have very different weights, and only a global normalisation is right.
     """
     generator = torch.Generator().manual_seed(100 + step)
-    tokens = torch.randint(0, vocab, (GLOBAL_BATCH, LENGTH + 1), generator=generator)
+    tokens = torch.randint(0, vocab, (GLOBAL_BATCH, length + 1), generator=generator)
     tokens %= 5  # few symbols of many: something to learn
     of_row = torch.where(torch.arange(GLOBAL_BATCH) < GLOBAL_BATCH // 2, 0.1, 0.9)
-    keep = of_row[:, None] * torch.linspace(1, 0.1, LENGTH)
-    weights = torch.rand(GLOBAL_BATCH, LENGTH, generator=generator) < keep
+    keep = of_row[:, None] * torch.linspace(1, 0.1, length)
+    weights = torch.rand(GLOBAL_BATCH, length, generator=generator) < keep
     documents = None
     if packed:
         numbers = _document_numbers(generator)
@@ -162,7 +182,8 @@ def micro_batches(
     config: Config, packed: bool, step: int, data_rank: int, data_size: int
 ) -> list[Batch]:
     """`data_rank`'s rows of the global batch, cut into micro-batches."""
-    whole, share = global_batch(step, config.model.vocab_size, packed), GLOBAL_BATCH // data_size
+    whole = global_batch(step, config.model.vocab_size, packed, config.data.sequence_length)
+    share = GLOBAL_BATCH // data_size
     size, first = config.train.micro_batch_size, data_rank * share
     rows = [slice(at, at + size) for at in range(first, first + share, size)]
     return [
@@ -219,6 +240,8 @@ def train_engine(engine, run: Run) -> Trained:
         valid_loss=nats / weight,
         weights={name: kinds["weight"].detach().clone() for name, kinds in state.items()},
         dtypes={tensor.dtype for kinds in state.values() for tensor in kinds.values()},
+        merging=[s.merging for s in done],
+        rates={name: buffer.clone() for name, buffer in rate_state(engine.model).items()},
     )
 
 
@@ -231,22 +254,64 @@ def train_dense(model_name: str, packed: bool = False, steps: int = STEPS) -> Tr
         parameter_groups(model, optim), betas=(optim.beta1, optim.beta2), eps=optim.eps
     )
 
-    def loss_of(step: int) -> Tensor:
-        batch = global_batch(step, config.model.vocab_size, packed)
-        nll = model.token_losses(batch.input_ids, batch.targets, batch.documents)
-        return (nll * batch.weights).sum() / batch.weights.sum()
+    rates = [module for module in model.modules() if isinstance(module, Rate)]
 
-    losses, norms = [], []
+    def losses_of(step: int) -> Tensor:
+        batch = global_batch(step, config.model.vocab_size, packed, config.data.sequence_length)
+        sums = model.weighted_losses(batch.input_ids, batch.targets, batch.weights, batch.documents)
+        return sums / batch.weights.sum()
+
+    losses, norms, merging = [], [], []
+    for rate in rates:  # one stage: nothing inside depends on it
+        with torch.no_grad():
+            losses_of(0)
+        rate.start(rate.take())
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim) * group["lr_factor"]
         optimizer.zero_grad()
-        loss = loss_of(step)
-        loss.backward()
+        loss, penalty = losses_of(step)
+        (loss + penalty).backward()
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip).item())
         optimizer.step()
         losses.append(loss.item())
+        merging.append(tuple(rate.update(rate.take()) for rate in rates))
+    model.eval()
     with torch.no_grad():
-        valid = loss_of(steps).item()
+        valid = losses_of(steps)[0].item()
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return Trained(losses, norms, valid, weights, {p.dtype for p in model.parameters()})
+    dtypes = {p.dtype for p in model.parameters()}
+    return Trained(losses, norms, valid, weights, dtypes, merging, rate_state(model))
+
+
+def save_and_resume(folder: str) -> dict[str, object]:
+    """On two ranks: three steps of the merged model, saved; the next step, straight and resumed."""
+    from pathlib import Path
+
+    from megatron_hyena.checkpoint.dense import load_dense
+    from megatron_hyena.engine.saving import resume, save_checkpoint
+    from megatron_hyena.parallel.mesh import destroy_mesh
+
+    first = Run(tensor=2, sequence=True, zero=1, model="merged")
+    engine = engine_of(configure(first))
+    states, following = [], []
+
+    def step(number: int) -> None:
+        ranks = engine.mesh.data_rank, engine.mesh.data_size
+        done = engine.train_step(micro_batches(engine.config, False, number, *ranks))
+        following.append((done.loss, done.merging))
+
+    for number in range(3):
+        step(number)
+    following.clear()
+    states.append({name: b.clone() for name, b in rate_state(engine.model).items()})
+    path = save_checkpoint(engine, Path(folder))
+    step(3)
+    destroy_mesh()
+    for run in (first, Run(context=2, zero=3, model="merged")):
+        engine = engine_of(configure(run, {"checkpoint.resume": str(path)}))
+        assert resume(engine) == path
+        states.append({name: b.clone() for name, b in rate_state(engine.model).items()})
+        step(3)
+        destroy_mesh()
+    return {"rates": states, "next": following, "dense": rate_state(load_dense(path)[0])}

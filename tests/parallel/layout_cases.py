@@ -18,6 +18,7 @@ from megatron_hyena.layers.merging.rate import Rate, rate_state
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.model.hyena_glt import HyenaGLT
+from tests.oracles.drawing import open_branches
 
 # 152 positions: 38 on each of four ranks, fewer than M's 63 and W's 47 earlier ones, and no
 # multiple of L's chunk of 64. "uneven" is padded by two.
@@ -51,11 +52,14 @@ class Case:
     length: int = LENGTH
 
 
-MIXED = replace(BASE, pattern="SMLHAW", ffn_hidden_size=48)
-SINGLE = {sign: Case(replace(BASE, pattern=sign)) for sign in "SMLHAW"}
+MIXED = replace(BASE, pattern="SMLHGAW", ffn_hidden_size=48)
+SINGLE = {sign: Case(replace(BASE, pattern=sign)) for sign in "SMLHGAW"}
 CASES = SINGLE | {
     "[SMLA]2": Case(replace(BASE, pattern="[SMLA]2", ffn_hidden_size=48)),
     "H3gated": Case(replace(BASE, pattern="H", hyena_order=3, hyena_output_gate=True)),
+    "G3 genomic": Case(
+        replace(BASE, pattern="G", hyena_order=3, hyena_filter="genomic", hyena_filter_size=48)
+    ),
     "untied": Case(replace(MIXED, tie_embeddings=False)),
     "others": Case(MIXED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True))),
     "packed": Case(MIXED, packed=True),
@@ -201,6 +205,7 @@ def on_one(name: str) -> Outcome:
 
 def train(case: Case, model: HyenaGLT, rows: slice, mesh, sequence: bool = False) -> Outcome:
     """Forward, backward, then `STEPS` steps of AdamW clipped to the global norm."""
+    open_branches(model, model.provider.rank, model.provider.size)
     initial = _copies(model)
     model.double()
     for rate in _rates(model):  # the ratio loss is to weigh as much as the language model's

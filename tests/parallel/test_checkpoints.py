@@ -164,7 +164,8 @@ def test_runs_differ_and_move(before):
     for job, ranks in before.items():
         last = whole(job, ranks, "last_state")
         for key, tensor in whole(job, ranks).items():
-            assert not torch.equal(tensor, last[key]), key
+            still = ".conservation." in key  # there is no track
+            assert torch.equal(tensor, last[key]) is still, key
 
 
 @pytest.mark.parametrize("run", BEGUN, ids=str)

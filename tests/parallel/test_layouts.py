@@ -134,6 +134,9 @@ def test_every_gradient_is_the_dense_one(parallel, layout, name):
     gradients = assembled(parallel(layout), layout, name, "gradients")
     assert gradients.keys() == dense(name).gradients.keys()
     for key, wanted in dense(name).gradients.items():
+        if ".conservation." in key:  # there is no track
+            assert not wanted.any() and not gradients[key].any(), key
+            continue
         assert wanted.norm() > 0, key
         assert relative_error(gradients[key], wanted) <= TOLERANCE, key
 

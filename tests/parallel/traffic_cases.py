@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_hyena.config import Config, exchange_of, load_config
 
 COMMON = [
-    "model.pattern=SMLHAW",
+    "model.pattern=SMLHGAW",
     "model.hidden_size=32",
     "model.num_heads=4",
     "model.num_filter_groups=4",
@@ -14,6 +14,7 @@ COMMON = [
     "model.hyena_filter_order=8",
     "model.max_sequence_length=256",
     "model.attention_window=48",
+    "model.motif_length=50",
     "data.sequence_length=150",
     "train.micro_batch_size=2",
     "train.global_batch_size=8",
@@ -28,6 +29,10 @@ CASES = {
     "cp4 no mlp": ["parallel.context=4", "parallel.recompute=LA", "model.ffn_hidden_size=-1"],
     "cp4 bf16": ["parallel.context=4", "train.precision=bf16"],
     "tp2": ["parallel.tensor=2"],
+    "tp2cp2 genomic filter": [
+        *("parallel.tensor=2", "parallel.context=2"),
+        *("model.hyena_filter=genomic", "model.hyena_order=3"),
+    ],
     "tp4sp": ["parallel.tensor=4", "parallel.sequence=true", "parallel.recompute=block"],
     "tp2cp2": ["parallel.tensor=2", "parallel.context=2", "parallel.recompute=SH"],
     "tp2spcp2": ["parallel.tensor=2", "parallel.sequence=true", "parallel.context=2"],

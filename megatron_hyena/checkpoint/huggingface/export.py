@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from megatron_hyena.config.filters import BUILT_IN_FILTERS
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.data.atomic import atomic_folder
 from megatron_hyena.errors import UserError
@@ -32,12 +33,18 @@ def export_huggingface(model: HyenaGLT, folder: Path) -> None:
     """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced.
 
     Raises:
-        UserError: the model is not causal, so nothing that transformers generates with.
+        UserError: the model is not causal, so nothing that transformers generates with; or it has
+            long filters that are not of this package.
     """
     if not model.config.causal:
         raise UserError(
             "--to hf writes a model for AutoModelForCausalLM, and this one has model.causal=false; "
             "use --to native"
+        )
+    if model.config.hyena_filter not in BUILT_IN_FILTERS:
+        raise UserError(
+            f"model.hyena_filter={model.config.hyena_filter!r} is registered by a program, whose "
+            f"code an exported model lacks; only {' and '.join(BUILT_IN_FILTERS)} can be exported"
         )
     with atomic_folder(folder, marker="config.json", overwrite=True) as building:
         _write_weights(model, building)

@@ -20,7 +20,7 @@ from megatron_hyena.checkpoint.format import (
     write_manifest,
 )
 from megatron_hyena.checkpoint.start import find_start
-from megatron_hyena.config import Config, HyenaGLTConfig, config_dict
+from megatron_hyena.config import Config, HyenaGLTConfig, config_dict, plain_values
 from megatron_hyena.config.sections import CheckpointSection, RunSection
 from megatron_hyena.errors import UserError
 
@@ -123,8 +123,18 @@ def test_a_spoilt_checkpoint_is_named(tmp_path, spoil, message):
         read_manifest(path)
 
 
+def test_lists_are_compared_as_json_gives_them_back(tmp_path):
+    config = HyenaGLTConfig(pattern="G", motifs=("TATAWAW", "CG"))
+    saved = json.loads(json.dumps(asdict(config)))
+    check_architecture(saved, config, tmp_path)
+    with pytest.raises(
+        UserError, match=r"model\.motifs: \['TATAWAW', 'CG'\] saved, \['CG'\] asked"
+    ):
+        check_architecture(saved, replace(config, motifs=("CG",)), tmp_path)
+
+
 def test_another_architecture_lists_every_field(tmp_path):
-    saved = asdict(HyenaGLTConfig(pattern="SL", hidden_size=64))
+    saved = plain_values(HyenaGLTConfig(pattern="SL", hidden_size=64))
     check_architecture(saved, HyenaGLTConfig(pattern="SL", hidden_size=64), tmp_path)
     with pytest.raises(UserError) as caught:
         check_architecture(saved, HyenaGLTConfig(pattern="S", hidden_size=32), tmp_path)

@@ -15,7 +15,7 @@ from megatron_hyena.model.hyena_glt import HyenaGLT
 
 VALUES = config_dict(Config())
 VALUES["model"] |= {
-    "pattern": "SMLHAW",
+    "pattern": "SMLHGAW",
     "hidden_size": 32,
     "num_heads": 4,
     "num_filter_groups": 4,

@@ -57,7 +57,13 @@ print(json.dumps({
 @pytest.mark.parametrize("tied", [True, False])
 def test_auto_classes_read_the_folder_without_this_package(tmp_path: Path, tied: bool) -> None:
     config = HyenaGLTConfig(
-        pattern="SMLHAW", hidden_size=32, num_heads=4, attention_window=16, tie_embeddings=tied
+        pattern="SMLHGAW",
+        hidden_size=32,
+        num_heads=4,
+        attention_window=16,
+        tie_embeddings=tied,
+        hyena_filter="implicit" if tied else "genomic",
+        motifs=("TATAWAW", "CG"),
     )
     model = HyenaGLT(config, seed=3).eval()
     export_huggingface(model, tmp_path / "hf")

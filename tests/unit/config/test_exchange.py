@@ -11,7 +11,7 @@ from megatron_hyena.config.sections import ExchangeSection, ParallelSection
 from megatron_hyena.errors import UserError
 
 # (sign, what else is set, exchange), with 3 x 2 x 16 = 96 channels and 12 heads of 8.
-MODEL = ["model.pattern=SMLHAW", "model.hidden_size=96", "model.num_heads=12"]
+MODEL = ["model.pattern=SMLHGAW", "model.hidden_size=96", "model.num_heads=12"]
 CASES = [
     ("S", ["parallel.context=2"], "halo"),
     ("M", ["parallel.context=2"], "halo"),
@@ -68,11 +68,11 @@ def test_a_kind_that_no_exchange_fits_is_refused(monkeypatch: pytest.MonkeyPatch
     ("recompute", "signs"),
     [
         ("none", ""),
-        ("block", "SMLHAW"),
+        ("block", "SMLHGAW"),
         ("A", "A"),
         ("SM", "SM"),
         ("MS", "SM"),
-        ("SMLHAW", "SMLHAW"),
+        ("SMLHGAW", "SMLHGAW"),
     ],
 )
 def test_which_blocks_are_recomputed(recompute: str, signs: str) -> None:

@@ -14,7 +14,7 @@ from megatron_hyena.errors import UserError
     ("text", "expanded"),
     [
         ("S", "S"),
-        ("SMLHAW", "SMLHAW"),
+        ("SMLHGAW", "SMLHGAW"),
         ("[SM]2", "SMSM"),
         ("[SM]1", "SM"),
         ("S[MA]2L", "SMAMAL"),

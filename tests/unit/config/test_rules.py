@@ -245,6 +245,13 @@ LAYOUT_RULES = [
         "lengths: 4; nearest layouts for 4 ranks: tensor 1 x context 2, ",
     ),
     (
+        "types_are_read",
+        ["model.type_embedding=rna", "data.tracks=[conservation]"],
+        1,
+        "model.type_embedding = rna needs the track `type`, but data.tracks = ['conservation']; "
+        "add type to it",
+    ),
+    (
         "length_fits",
         ["model.pattern=H", "model.max_sequence_length=100", "data.sequence_length=200"],
         1,

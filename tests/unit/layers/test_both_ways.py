@@ -18,9 +18,9 @@ from megatron_hyena.layers.span import Span
 from megatron_hyena.model.hyena_glt import mixer_class
 from megatron_hyena.ops.attention_both import Keys, attention_both
 from megatron_hyena.ops.documents import Documents
-from tests.oracles import language_model
+from tests.oracles import language_model, operators
 from tests.oracles.documents import drawn, numbered, runs
-from tests.oracles.drawing import draw, small_config, small_mixer, weights
+from tests.oracles.drawing import draw, open_branches, small_config, small_mixer, weights
 from tests.oracles.operators import Array, Weights, leave, rotated
 
 LENGTH = 29
@@ -82,6 +82,23 @@ def test_every_document_is_its_equation(sign: str, ids: Tensor) -> None:
         part = x[start:stop, row : row + 1].numpy()
         expected = equation(sign, part, w, config)
         np.testing.assert_allclose(found[start:stop, row : row + 1], expected, atol=1e-12)
+
+
+def test_scores_stay_at_their_positions() -> None:
+    """The conservation that the second direction of `G` reads is turned round with the bases."""
+    config = both_ways("G", hyena_output_gate=False)
+    mixer, x = small_mixer(config), draw(LENGTH, 2, 8)
+    open_branches(mixer)
+    score = draw(2, LENGTH, seed=3).masked_fill(draw(2, LENGTH, seed=4) > 1.0, float("nan"))
+    span = Span(0, LENGTH, tracks={"conservation": score})
+    ahead, back = (
+        language_model.under(weights(mixer), f"{name}_mixer.") for name in ("forward", "backward")
+    )
+    sizes = config.hyena_order, config.max_sequence_length
+    there = operators.genomic(x.numpy(), ahead, *sizes, score.numpy())
+    again = operators.genomic(x.numpy()[::-1], back, *sizes, score.numpy()[:, ::-1])[::-1]
+    found = mixer(x, span).detach().numpy()
+    np.testing.assert_allclose(found, (there + again) / math.sqrt(2), atol=1e-12)
 
 
 @pytest.mark.parametrize("sign", SIGNS)

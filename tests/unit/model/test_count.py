@@ -23,6 +23,8 @@ EXPECTED = {
     "M": HYENA + 2 * 128 + H,
     "L": HYENA + 2 * 16 * H + H,
     "H": HYENA + ORDER * FILTER + ORDER * H,
+    # Taps and scale of motifs; rates, weights and scale of structure; the gate.
+    "G": HYENA + ORDER * FILTER + ORDER * H + (10 + 1) * H + (2 * 4 + 1) * H + 2 * H,
     "A": 3 * H * H + H * H + H,
     "W": 3 * H * H + H * H + H,
 }
@@ -39,7 +41,7 @@ def test_parameters_by_hand(sign: str) -> None:
 
 
 def test_meta_model_has_no_storage_and_the_shapes_of_the_real_one() -> None:
-    config = small_config("SMLHAW", hyena_output_gate=True)
+    config = small_config("SMLHGAW", hyena_output_gate=True)
     ghost, real = meta_model(config), HyenaGLT(config)
     assert all(p.device.type == "meta" for p in ghost.parameters())
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (ghost, real)]
@@ -47,7 +49,7 @@ def test_meta_model_has_no_storage_and_the_shapes_of_the_real_one() -> None:
 
 
 def test_parameters_of_one_tensor_rank() -> None:
-    config = Config(model=small_config("SMLHAW"), parallel=ParallelSection(tensor=2))
+    config = Config(model=small_config("SMLHGAW"), parallel=ParallelSection(tensor=2))
     local = [cut_of(p).local_shape(2) for p in meta_model(config.model).parameters()]
     expected = sum(torch.Size(shape).numel() for shape in local)
     assert cost(config, 1).parameters_per_rank == expected < cost(config, 1).parameters
@@ -74,8 +76,14 @@ def test_flops_by_hand(sign: str, tied: bool) -> None:
     assert found == pytest.approx(3 * forward, rel=1e-12)
 
 
+def test_flops_of_the_genomic_branches_by_hand() -> None:
+    """Over those of H: ten taps, four means, two sums and the gate's product."""
+    plain, genomic = (flops_per_token(small_config(sign), 100) for sign in "HG")
+    assert genomic - plain == pytest.approx(3 * H * (2 * 10 + 4 * 4 + 3))
+
+
 def test_flops_grow_with_the_length_only_where_they_should() -> None:
-    for sign, grows in {"S": 0, "M": 0, "L": 0, "H": 1, "A": 1, "W": 0}.items():
+    for sign, grows in {"S": 0, "M": 0, "L": 0, "H": 1, "G": 1, "A": 1, "W": 0}.items():
         config = small_config(sign)
         assert (flops_per_token(config, 4000) > flops_per_token(config, 1000)) == bool(grows)
 
@@ -106,7 +114,7 @@ def allocated(config: Config) -> int:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recompute", ["none", "block"])
 @pytest.mark.parametrize(
-    ("pattern", "ffn"), [*((f"[{sign}]4", -1) for sign in "SMLHAW"), ("[SMLA]2", 0)]
+    ("pattern", "ffn"), [*((f"[{sign}]4", -1) for sign in "SMLHGAW"), ("[SMLA]2", 0)]
 )
 def test_memory_estimate_is_within_a_quarter_of_what_is_allocated(
     pattern: str, ffn: int, recompute: str, precision: str

@@ -18,7 +18,7 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before() -> None:
-    config = small_config("SMLHAW")
+    config = small_config("SMLHGAW")
     torch.manual_seed(1)
     first = parameters(HyenaGLT(config, seed=5))
     torch.manual_seed(2)
@@ -37,7 +37,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 def test_building_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
-    HyenaGLT(small_config("SMLHAW"))
+    HyenaGLT(small_config("SMLHGAW"))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -84,7 +84,7 @@ def test_every_rank_of_a_layout_draws_its_part_of_the_dense_weights() -> None:
         def __init__(self, rank: int, size: int) -> None:
             self.rank, self.size = rank, size
 
-    config = small_config("SMLHAW", hyena_output_gate=True)
+    config = small_config("SMLHGAW", hyena_output_gate=True)
     dense = parameters(HyenaGLT(config, seed=4))
     shares = [HyenaGLT(config, Share(r, 2), seed=4) for r in range(2)]
     for name, full in dense.items():

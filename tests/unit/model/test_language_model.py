@@ -19,7 +19,8 @@ from tests.oracles.drawing import draw_bytes, small_config, small_model, weights
 @pytest.mark.parametrize(
     ("pattern", "changes"),
     [
-        ("SMLHAW", {}),
+        ("SMLHGAW", {}),
+        ("[GH]2", {"hyena_filter": "genomic", "hyena_filter_size": 30}),
         ("[LA]2", {"tie_embeddings": False, "mlp_activation": "silu"}),
         ("S", {"ffn_hidden_size": -1}),
     ],
@@ -40,7 +41,7 @@ def test_model_equals_its_equations(pattern: str, changes: dict, length: int) ->
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_no_output_sees_a_later_byte(sign: str) -> None:
-    """Bit for bit; the transform of `H` rounds differently, so 1e-12 there."""
+    """Bit for bit; the transform of `H` and `G` rounds differently, so 1e-12 there."""
     model, length = small_model(small_config(f"[{sign}]2")).eval(), 150
     ids = draw_bytes(1, length)
     with torch.no_grad():
@@ -49,7 +50,7 @@ def test_no_output_sees_a_later_byte(sign: str) -> None:
             changed = ids.clone()
             changed[0, t] = (changed[0, t] + 7) % 256
             after = model(changed).logits
-            tolerance = 1e-12 * before.abs().max() if sign == "H" else torch.tensor(0.0)
+            tolerance = 1e-12 * before.abs().max() if sign in "HG" else torch.tensor(0.0)
             assert ((after - before)[:, :t].abs() <= tolerance).all()
             assert not torch.equal(after[:, t], before[:, t])
 
@@ -66,7 +67,7 @@ def test_prefix_of_the_input_gives_the_prefix_of_the_output(sign: str) -> None:
 
 
 def test_rows_of_a_batch_do_not_see_each_other() -> None:
-    model, ids = small_model(small_config("SMLHAW")).eval(), draw_bytes(3, 40)
+    model, ids = small_model(small_config("SMLHGAW")).eval(), draw_bytes(3, 40)
     with torch.no_grad():
         together = model(ids).logits
         for row in range(3):
@@ -96,7 +97,7 @@ def test_a_loss_without_anything_to_score_is_zero() -> None:
 
 def test_gradients_of_the_model_by_differences() -> None:
     """Each parameter along one random direction, fp64."""
-    model, ids = small_model(small_config("SMLHAW", tie_embeddings=False)), draw_bytes(2, 30)
+    model, ids = small_model(small_config("SMLHGAW", tie_embeddings=False)), draw_bytes(2, 30)
     model(ids, ids).loss.backward()
     for index, (name, parameter) in enumerate(model.named_parameters()):
         generator = torch.Generator().manual_seed(index)
@@ -113,7 +114,7 @@ def test_gradients_of_the_model_by_differences() -> None:
 
 
 def test_recomputation_changes_no_gradient() -> None:
-    config, ids = small_config("SMLHAW"), draw_bytes(2, 70)
+    config, ids = small_config("SMLHGAW"), draw_bytes(2, 70)
     gradients = []
     for recompute in ("none", "block", "LA"):
         model = HyenaGLT(config, seed=3, recompute=recompute).train()
@@ -149,7 +150,7 @@ def test_dense_model_imports_neither_megatron_nor_deepspeed() -> None:
 import sys
 import torch
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
-model = HyenaGLT(HyenaGLTConfig(pattern="SMLHAW", hidden_size=16, num_heads=2))
+model = HyenaGLT(HyenaGLTConfig(pattern="SMLHGAW", hidden_size=16, num_heads=2))
 ids = torch.zeros(1, 8, dtype=torch.int64)
 model(ids, labels=ids).loss.backward()
 roots = {name.partition(".")[0] for name in sys.modules}

@@ -16,7 +16,7 @@ from tests.oracles import language_model
 from tests.oracles.documents import counted, numbered, runs
 from tests.oracles.drawing import draw_bytes, small_config, small_model, weights
 
-PATTERNS = [*"SMLHAW", "[SMLA]2"]
+PATTERNS = [*"SMLHGAW", "[SMLA]2"]
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 LENGTH = 170
 # Of one byte at the start, in the middle and at the end; longer than a chunk of 64 and than M's
@@ -55,7 +55,7 @@ def test_a_packed_document_equals_the_document_alone(pattern: str) -> None:
         total = total + nats.sum()
     found, expected = gradients(model, losses.sum()), gradients(model, total)
     for name, gradient in expected.items():
-        assert gradient.abs().max() > 0, name
+        assert gradient.abs().max() > 0 or ".conservation." in name, name  # there is no track
         close(found[name], gradient, name)
 
 
@@ -93,7 +93,7 @@ def test_labels_across_documents_and_minus_100_are_not_scored() -> None:
     assert model(ids, labels, single).loss.item() == 0.0
 
 
-@pytest.mark.parametrize("pattern", ["SMLHAW"])
+@pytest.mark.parametrize("pattern", ["SMLHGAW"])
 def test_packed_documents_equal_the_equations(pattern: str) -> None:
     """The whole model written out in loops, document by document."""
     config, documents = small_config(pattern), numbered(30, [[1, 9, 20], [29]])
@@ -151,7 +151,7 @@ def test_rotary_positions_restart_with_each_document(
 
 
 def test_rows_without_edges_are_rows_without_documents() -> None:
-    model, ids = small_model(small_config("SMLHAW")), draw_bytes(2, 80)
+    model, ids = small_model(small_config("SMLHGAW")), draw_bytes(2, 80)
     plain = model(ids, ids)
     packed = model(ids, ids, torch.tensor([[3], [3]]).expand(2, 80))
     close(packed.logits, plain.logits)
@@ -159,7 +159,7 @@ def test_rows_without_edges_are_rows_without_documents() -> None:
 
 
 def test_recomputation_keeps_documents_apart() -> None:
-    config, ids = small_config("SMLHAW"), draw_bytes(len(IDS), LENGTH)
+    config, ids = small_config("SMLHGAW"), draw_bytes(len(IDS), LENGTH)
     found = []
     for recompute in ("none", "block", "LA"):
         model = HyenaGLT(config, seed=3, recompute=recompute).train()

@@ -16,7 +16,7 @@ from tests.oracles.drawing import disturb, draw_bytes, small_config
 
 @pytest.fixture
 def model() -> HyenaGLT:
-    made = HyenaGLT(small_config("SMLHAW", hyena_output_gate=True))
+    made = HyenaGLT(small_config("SMLHGAW", hyena_output_gate=True))
     disturb(made)
     return made
 

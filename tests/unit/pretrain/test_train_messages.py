@@ -63,7 +63,11 @@ def _rows(text: str) -> dict[str, str]:
     ("overrides", "ranks", "message"),
     [
         (["trian.steps=1"], "1", "unknown section 'trian'; did you mean train?"),
-        (["model.pattern=SQ"], "2", "unknown sign 'Q' at position 2; valid signs are S M L H A W"),
+        (
+            ["model.pattern=SQ"],
+            "2",
+            "unknown sign 'Q' at position 2; valid signs are S M L H G A W",
+        ),
         (["parallel.tensor=3", "parallel.sequence=false"], "4", "4 ranks cannot be split"),
         (["model.num_heads=1"], "2", "model.num_heads = 1 is not a multiple"),
         (["model.vocab_size=257"], "2", "model.vocab_size = 257 is not a multiple"),

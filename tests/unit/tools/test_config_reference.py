@@ -25,7 +25,6 @@ def test_every_key_is_on_the_page_with_its_default_and_its_meaning() -> None:
         value: Any = values
         for name in key.strip("`").split("."):
             value = value[name]
-        value = list(value) if isinstance(value, tuple) else value
         assert kind == type(value).__name__
         assert json.loads(default.strip("`")) == value
         assert len(meaning) > 10, f"{key} has no string under it"

@@ -1,0 +1,116 @@
+"""How closely a learned router keeps the asked rate over a training on real DNA.
+
+    python -m benchmarks.merging_rate --fasta genome.fa.gz [--steps 2000 --seeds 5]
+
+Small models with one merged stage, S(L)S, train on random windows of the bases at four merge
+ratios. Over all steps after the warm-up of the learning rate: the removed fraction (bar: the asked
+ratio +-0.03 in every run), the share of wanted openings that found no slot (bar: 1 %), and the
+standard deviation of the fraction from step to step. With `--adaptive` the windows' complexity
+redistributes the chunks. Written to benchmarks/results/merging_rate.md; returns 1 where a bar is
+missed or a loss is not finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.measure import table, write_result
+from benchmarks.merging_quality import read_bases
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RATIOS = (0.25, 0.5, 2 / 3, 5 / 6)
+LENGTH, ROWS, WIDTH, LR, WARM_UP = 512, 4, 32, 2e-3, 100
+RATE_BAR, DROP_BAR = 0.03, 0.01
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train all, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fasta", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--adaptive", action="store_true")
+    arguments = parser.parse_args(argv)
+    bases, rows, missed = read_bases(arguments.fasta), [], False
+    for ratio in RATIOS:
+        runs = [
+            train(bases, ratio, seed, arguments.steps, arguments.adaptive)
+            for seed in range(arguments.seeds)
+        ]
+        removed = [1 - statistics.mean(step["kept"] for step in run) for run in runs]
+        dropped = [statistics.mean(step["dropped"] for step in run) for run in runs]
+        spread = [statistics.pstdev([step["kept"] for step in run]) for run in runs]
+        losses = [statistics.mean(step["loss"] for step in run[-100:]) for run in runs]
+        finite = all(math.isfinite(step["loss"]) for run in runs for step in run)
+        missed |= any(abs(r - ratio) > RATE_BAR for r in removed)
+        missed |= max(dropped) > DROP_BAR or not finite
+        figures = [
+            f"{ratio:.3f}",
+            f"{min(removed):.3f} to {max(removed):.3f}",
+            f"{statistics.mean(spread):.3f}",
+            f"{100 * max(dropped):.2f} %",
+            f"{statistics.mean(losses) / math.log(2):.3f}",
+        ]
+        rows.append(figures)
+        print("|", " | ".join(figures), "|", flush=True)
+    header = ["merge_ratio", "removed", "sd of a step", "largest drop rate", "bits per base"]
+    kind = ", adaptive" if arguments.adaptive else ""
+    notes = (
+        f"{arguments.fasta.name}, {arguments.seeds} seeds, {arguments.steps} steps of {ROWS} x "
+        f"{LENGTH} bases, S(L)S of width {WIDTH}{kind}; means over the steps after the first "
+        f"{WARM_UP}. Bits per base: training loss of the last 100 steps."
+    )
+    name = "merging_rate_adaptive" if arguments.adaptive else "merging_rate"
+    write_result(name, "The rate of merging over a training", notes, table(header, rows))
+    return int(missed)
+
+
+def train(
+    bases: Tensor, ratio: float, seed: int, steps: int, adaptive: bool
+) -> list[dict[str, float]]:
+    """The figures of each step after the warm-up."""
+    import torch
+
+    from megatron_hyena import HyenaGLT, HyenaGLTConfig
+    from megatron_hyena.config.sections import OptimSection
+    from megatron_hyena.engine.groups import parameter_groups
+    from megatron_hyena.layers.merging.rate import Rate
+
+    torch.set_num_threads(1)
+    config = HyenaGLTConfig(
+        pattern="S(L)S", hidden_size=WIDTH, num_heads=2, merge_ratio=ratio, adaptive=adaptive
+    )
+    model = HyenaGLT(config, seed=seed).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, OptimSection()), betas=(0.9, 0.95))
+    (rate,) = [module for module in model.modules() if isinstance(module, Rate)]
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.ones(ROWS, LENGTH)
+    figures = []
+    for step in range(steps):
+        starts = torch.randint(0, len(bases) - LENGTH - 1, (ROWS,), generator=generator).tolist()
+        windows = torch.stack([bases[at : at + LENGTH + 1] for at in starts])
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        if step == 0:
+            with torch.no_grad():
+                model.hidden(inputs)
+            rate.start(rate.take())
+        for group in optimizer.param_groups:
+            group["lr"] = LR * group["lr_factor"] * min(1.0, (step + 1) / WARM_UP)
+        optimizer.zero_grad()
+        loss, penalty = model.weighted_losses(inputs, targets, weights) / weights.sum()
+        (loss + penalty).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        figures.append(rate.update(rate.take()) | {"loss": loss.item()})
+    return figures[WARM_UP:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

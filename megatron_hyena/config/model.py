@@ -31,8 +31,8 @@ class HyenaGLTConfig:
     """Token ids; a byte is its own id. 512 matches Evo 2's checkpoints."""
     causal: bool = True
     """A position sees itself and what stands before it in its document; `false`: the whole
-    document, for `train.objective=mlm`. `S`, `M`, `L` and `H` are then two of their kind in each
-    block, one for each direction; `A` and `W` attend to both sides."""
+    document, for `train.objective=mlm`. `A` and `W` then attend to both sides; of the other
+    layers each block has two, one for each direction."""
     num_filter_groups: int = 0
     """Groups of channels that share a filter in `S` and `M`; 0 gives each 16 channels one."""
     se_filter_length: int = 7

@@ -61,6 +61,13 @@ def test_merged_stages_refuse_lengths_that_would_be_padded() -> None:
     assert model(letters(1, 32)).logits.shape == (1, 32, 256)
 
 
+def test_complexity_of_the_whole_sequence_is_refused_either_way() -> None:
+    with pytest.raises(UserError, match="whole sequence, but the model is causal; use window or"):
+        small_config("S(S)", complexity="global")
+    with pytest.raises(UserError, match="'global': use one of window, kmer"):
+        small_config("S(S)", complexity="global", causal=False)
+
+
 def test_labels_belong_where_they_stand() -> None:
     model = small_model(small_config("SA", causal=False)).eval()
     ids = draw_bytes(2, 20)

@@ -130,15 +130,22 @@ def test_batches_hide_what_the_masking_of_their_windows_says(
         for b in micro_batches(stream, 5, 8, 8, 0, 1, masked)
     ]
     assert (documents[0] is None) == (kind is WindowStream)
-    assert documents[0] is None or torch.equal(documents[0], documents[1])
+    if documents[0] is not None and documents[1] is not None:
+        assert torch.equal(documents[0], documents[1])
 
 
 def test_the_iterator_masks_and_goes_on_where_it_was(shards: Path) -> None:
     stream, masking = WindowStream(shards, 32, seed=2), Masking(0.15, 1, 2)
 
     def steps(start: int) -> list[torch.Tensor]:
-        sizes = {"global_batch_size": 4, "micro_batch_size": 2, "length_at": lambda step: 16}
-        with BatchIterator(stream, start, masking=masking, **sizes) as batches:
+        with BatchIterator(
+            stream,
+            start,
+            global_batch_size=4,
+            micro_batch_size=2,
+            length_at=lambda step: 16,
+            masking=masking,
+        ) as batches:
             return [together(b)["input_ids"] for _, b in islice(batches, 5 - start)]
 
     whole, rest = steps(0), steps(3)

@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
-CODE := megatron_hyena pretrain tools launch tests benchmarks
+CODE := megatron_hyena pretrain tools launch tests benchmarks examples
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check format docs clean

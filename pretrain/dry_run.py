@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf
 
-from megatron_hyena.config import Config, check_layout, exchange_of, length_schedule
-from megatron_hyena.config.pattern import SIGNS
+from megatron_hyena.config import (
+    Config,
+    HyenaGLTConfig,
+    check_layout,
+    exchange_of,
+    length_schedule,
+)
+from megatron_hyena.config.merging import stage_shapes, stage_shares
+from megatron_hyena.config.pattern import SIGNS, Stage, parse_layout
 from megatron_hyena.model.count import cost, flops_per_token
 from megatron_hyena.model.traffic import busiest
 
@@ -30,7 +37,8 @@ def describe(config: Config, world_size: int) -> str:
         "ranks": f"{ranks} = tensor {parallel.tensor} x context {parallel.context} x data "
         f"{data_size}, sequence parallel {'on' if parallel.sequence else 'off'}",
         "ZeRO stage": f"{parallel.zero_stage}, recompute {parallel.recompute}",
-        "blocks": " ".join(config.model.signs),
+        "blocks": _blocks(parse_layout(config.model.pattern).items, config.model.signs),
+        **_stages(config.model),
         "parameters": f"{costs.parameters:,} ({costs.parameters_per_rank:,} per tensor rank)",
         "tokens": f"{tokens:,} per step, {tokens * config.train.steps:,} in all",
         **_curriculum(config),
@@ -41,6 +49,24 @@ def describe(config: Config, world_size: int) -> str:
     lines = [f"{name:<16} {value}" for name, value in rows.items()]
     lines += _traffic(config)
     return OmegaConf.to_yaml(OmegaConf.structured(config)) + "\n" + "\n".join(lines)
+
+
+def _blocks(items: tuple[int | Stage, ...], signs: tuple[str, ...]) -> str:
+    """The signs of all blocks, merged stages in brackets."""
+    return " ".join(
+        f"({_blocks(item.items, signs)})" if isinstance(item, Stage) else signs[item]
+        for item in items
+    )
+
+
+def _stages(model: HyenaGLTConfig) -> dict[str, str]:
+    """A row for each merged stage."""
+    shares = stage_shares(model)
+    return {
+        f"merged stage {number}": f"window {shape.window}, slots {shape.slots}, merge_ratio "
+        f"{shape.merge_ratio:g}, {float(shape.window / (share * shape.slots)):.3g} bytes per slot"
+        for number, (shape, share) in enumerate(zip(stage_shapes(model), shares, strict=True))
+    }
 
 
 def _curriculum(config: Config) -> dict[str, str]:

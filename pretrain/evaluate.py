@@ -54,6 +54,7 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     """Score the model and the baselines, write the report and the plots."""
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import check_causal, read_manifest, resolve_checkpoint
+    from megatron_hyena.config.merging import stage_shapes
     from megatron_hyena.data.shard_reader import open_runs
     from megatron_hyena.data.windows import SequentialWindows
     from megatron_hyena.evaluation.markov import markov_table
@@ -89,7 +90,8 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     name = f"Hyena-GLT, step {int(checkpoint.name.rpartition('_')[2])}"
     report = EvaluationReport(name, value, count, tuple(table))
     write_report(report, arguments.run / "evaluation.json")
-    _draw(arguments, report, bits, windows, runs)
+    kept = [shape.keep for shape in stage_shapes(model.config)]
+    _draw(arguments, report, bits, windows, runs, kept)
     return report
 
 
@@ -118,6 +120,7 @@ def _draw(
     bits: list[Bits],
     windows: Any,
     runs: dict[str, list[Any]],
+    kept_targets: list[float],
 ) -> None:
     from megatron_hyena.evaluation.markov import fit_markov
     from megatron_hyena.observe.plots import plot_evaluation, plot_position, plot_training
@@ -125,7 +128,12 @@ def _draw(
     plots = arguments.run / "plots"
     best = report.best_markov
     if (arguments.run / "metrics.jsonl").is_file():
-        plot_training(arguments.run / "metrics.jsonl", plots / "training.png", best.bits_per_base)
+        plot_training(
+            arguments.run / "metrics.jsonl",
+            plots / "training.png",
+            best.bits_per_base,
+            kept_targets,
+        )
     plot_evaluation(report, plots / "evaluation.png")
     longest = max(range(len(bits)), key=lambda i: len(bits[i]))
     markov = fit_markov(
@@ -138,21 +146,14 @@ def _draw(
 
 def _genes(store: Path, run: Any) -> list[tuple[int, int, int]]:
     """(start, end, strand) of stretches of coding sequence under a run."""
-    import numpy as np
-
-    from megatron_hyena.data.labels import Label
+    from megatron_hyena.data.labels import coding_stretches
     from megatron_hyena.data.store import GenomeStore
 
     genome = GenomeStore.open(store)
     if "features" not in genome.tracks:
         return []
     labels = genome.track("features").read(run.contig, run.start, run.start + run.length)
-    genes = []
-    for label, strand in ((Label.CDS_PLUS, 1), (Label.CDS_MINUS, -1)):
-        inside = np.concatenate([[0], (labels & int(label)) > 0, [0]]).astype(np.int8)
-        edges = np.flatnonzero(np.diff(inside)) + run.start
-        genes += [(int(a), int(b), strand) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    return genes
+    return coding_stretches(labels, run.start)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Logging:
                     "sequence_length": self.lengths.at(step - 1),
                     "tokens_per_second": self.meter.interval(),
                     "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),
+                    **merging_figures(result),
                 },
             )
         return False
@@ -58,6 +59,18 @@ class Logging:
     def at_end(self, step: int, stopped: bool) -> None:
         """Take the bar down."""
         self.bar.close()
+
+
+def merging_figures(result: StepResult) -> dict[str, float]:
+    """`ratio_loss`, and `merge/0/kept` and so on of each merged stage; nothing without stages."""
+    if not result.merging:
+        return {}
+    figures = {
+        f"merge/{number}/{name}": value
+        for number, stage in enumerate(result.merging)
+        for name, value in stage.items()
+    }
+    return {"ratio_loss": result.ratio_loss, **figures}
 
 
 class Validation:

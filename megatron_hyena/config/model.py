@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_hyena.config.filters import check_hyena_filter
 from megatron_hyena.config.merging import check_merging
 from megatron_hyena.config.motifs import check_motifs
 from megatron_hyena.config.pattern import parse_pattern
+from megatron_hyena.config.seed_names import accepts_seed_names, own_fields
 from megatron_hyena.errors import UserError
 
 
+@accepts_seed_names
 @dataclass(frozen=True)
 class HyenaGLTConfig:
     """Architecture of a Hyena-GLT model."""
@@ -51,10 +56,14 @@ class HyenaGLTConfig:
     `model.motifs`), or a name that the program has registered."""
     hyena_filter_order: int = 64
     """Width of the small network that makes the `implicit` filters."""
-    hyena_filter_size: int = 128
-    """Taps of the `genomic` filters."""
+    hyena_filter_size: int = 0
+    """Taps of the long filters, which then see no further back; 0 gives `genomic` ones 128, and all
+    others the whole sequence."""
     hyena_output_gate: bool = False
     """`H` and `G` multiply their output by a sigmoid gate of their input."""
+    use_fft_conv: bool = True
+    """Convolutions of `H` and `G` by FFT; `false` takes products with Toeplitz matrices, faster for
+    few taps, and needs filters of at most 512 taps. The numbers are the same."""
     max_sequence_length: int = 65536
     """Longest sequence of `H` and `G`, unless their filters are `genomic`; `implicit` ones are
     functions of position / this."""
@@ -158,7 +167,8 @@ class HyenaGLTConfig:
         check_hyena_filter(self.hyena_filter)
         starts = {"motif_length": self.motif_length} if "G" in signs else {}
         if self.hyena_filter == "genomic" and set("HG") & set(signs):
-            starts["hyena_filter_size"] = self.hyena_filter_size
+            starts["hyena_filter_size"] = self.bank_taps
+        _check_taps(self)
         check_motifs(self.motifs, starts, self.hidden_size)
         object.__setattr__(self, "motifs", tuple(self.motifs))  # a list, where read from JSON
 
@@ -179,7 +189,50 @@ class HyenaGLTConfig:
             return 0
         return self.ffn_hidden_size or -(-8 * self.hidden_size // 3 // 64) * 64
 
+    @property
+    def hyena_taps(self) -> int:
+        """Taps of the longest filter of `H` and `G`."""
+        return self.explicit_taps or self.max_sequence_length
 
+    @property
+    def explicit_taps(self) -> int:
+        """Taps of the filters of `H` and `G`; 0 where they reach over the whole sequence."""
+        return self.bank_taps if self.hyena_filter == "genomic" else self.hyena_filter_size
+
+    @property
+    def bank_taps(self) -> int:
+        """Taps of `genomic` filters."""
+        return self.hyena_filter_size or BANK_TAPS
+
+    @classmethod
+    def own_fields(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields`, under any of their names, as fields of this class (UserError: unknown)."""
+        return own_fields(fields, [field.name for field in dataclasses.fields(cls)])
+
+    @classmethod
+    def from_seed(cls, **fields: Any) -> HyenaGLTConfig:
+        """The same as the constructor, for type checkers: takes the names of `docs/seeds.md`."""
+        return cls(**fields)
+
+
+def _check_taps(config: HyenaGLTConfig) -> None:
+    taps, longest = config.hyena_filter_size, config.max_sequence_length
+    if taps < 0 or (config.hyena_filter == "implicit" and taps > longest):
+        raise UserError(
+            f"model.hyena_filter_size={taps} must lie between 0 (the whole sequence) and "
+            f"model.max_sequence_length={longest}"
+        )
+    if not config.use_fft_conv and config.hyena_taps > DIRECT_TAPS:
+        raise UserError(
+            f"model.use_fft_conv=false needs model.hyena_filter_size from 1 to {DIRECT_TAPS}, not "
+            f"{taps}: the matrices of longer filters do not fit in memory"
+        )
+
+
+BANK_TAPS = 128
+"""Taps of `genomic` filters where none are given."""
+DIRECT_TAPS = 512
+"""Most taps of `H` without FFT: a channel's Toeplitz matrices then hold a million numbers."""
 SEQUENCE_TYPES = ("dna", "rna", "protein", "mixed")
 """Values 0 to 3 of the track `type`."""
 CHOICES = {
@@ -196,7 +249,6 @@ POSITIVE = (
     "li_modes",
     "hyena_order",
     "hyena_filter_order",
-    "hyena_filter_size",
     "max_sequence_length",
     "motif_length",
     "structure_scales",

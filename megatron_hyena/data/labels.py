@@ -123,6 +123,39 @@ def label_genome(
     )
 
 
+_EXPRESSED = (Label.CDS_PLUS, Label.TRNA, Label.RRNA, Label.OTHER_RNA)
+Stretch = tuple[int, int, int]
+"""(start, end, strand): half-open, 0-based, strand 1, -1 or 0."""
+
+
+def coding_stretches(flags: npt.NDArray[np.uint8], start: int) -> list[Stretch]:
+    """Stretches of coding sequence in flags of the bases from `start` on, strand by strand."""
+    found: list[Stretch] = []
+    for label, strand in ((Label.CDS_PLUS, 1), (Label.CDS_MINUS, -1)):
+        inside = np.concatenate([[0], (flags & int(label)) > 0, [0]]).astype(np.int8)
+        edges = (np.flatnonzero(np.diff(inside)) + start).tolist()
+        found += [(a, b, strand) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return found
+
+
+def gene_features(record: AnnotatedRecord) -> list[tuple[int, int, int, str]]:
+    """(start, end, strand, name) of the stretches of the record's genes, by their first base.
+
+    Coding sequence and RNA that no gene covers stand for themselves.
+    """
+    found: list[tuple[int, int, int, str]] = []
+    for labels in ((Label.GENE,), _EXPRESSED):
+        known = np.array([gene[:2] for gene in found], dtype=np.int64).reshape(-1, 2)
+        found += [
+            (*interval, feature.name)
+            for feature in record.features
+            if _flag(feature.kind, 0) in labels
+            for interval in feature.intervals
+            if not np.any((known[:, 0] <= interval.start) & (known[:, 1] >= interval.end))
+        ]
+    return sorted(found)
+
+
 def match_contig(
     record: AnnotatedRecord, contigs: Mapping[str, tuple[int, int]], *, alone: bool
 ) -> str:

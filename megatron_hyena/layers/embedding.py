@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import SEQUENCE_TYPES, HyenaGLTConfig
+from megatron_hyena.errors import UserError
 from megatron_hyena.layers.parameter import Cut, constant, cut_parameter, normal
 from megatron_hyena.layers.provider import Provider
 
@@ -14,6 +16,22 @@ def vocabulary_weight(config: HyenaGLTConfig, provider: Provider) -> nn.Paramete
     """[V / size, h]."""
     cut = Cut((config.vocab_size, config.hidden_size), normal(config.init_std), dim=0)
     return cut_parameter(cut, provider.size)
+
+
+def check_ids(ids: Tensor, vocab_size: int) -> None:
+    """Refuse token ids outside the vocabulary, on a CPU; elsewhere it would cost a round trip.
+
+    Raises:
+        UserError: an id, and the size of the vocabulary.
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= vocab_size:
+        raise UserError(
+            f"token id {least if least < 0 else most} is outside model.vocab_size={vocab_size}; "
+            "ids are bytes (vocab_size=256), or of GenomicTokenizer(compact=True) for 4 letters"
+        )
 
 
 class Embedding(nn.Module):
@@ -27,6 +45,7 @@ class Embedding(nn.Module):
     def forward(self, ids_LB: Tensor) -> Tensor:
         """ids [L, B] -> [L, B, h] (this rank's slice of L under sequence parallelism)."""
         held = self.weight.shape[0]
+        check_ids(ids_LB, held * self.provider.size)
         local = ids_LB - self.provider.rank * held
         elsewhere = (local < 0) | (local >= held)
         vectors = F.embedding(local.masked_fill(elsewhere, 0), self.weight)

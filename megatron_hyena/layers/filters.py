@@ -55,12 +55,12 @@ class GenomicHyenaFilter(LongFilter):
 
     Attributes:
         filters: taps of this rank's channels [D, K], lag 0 first.
-        filter_size: taps, K = `model.hyena_filter_size`.
+        filter_size: taps, K = `model.hyena_filter_size`, 128 if that is 0.
     """
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
-        self.filter_size = config.hyena_filter_size
+        self.filter_size = config.bank_taps
         shape = (config.hidden_size, self.filter_size)
         self.filters = filter_parameter(shape, motif_filters(config.motifs), provider)
 

@@ -31,7 +31,7 @@ from megatron_hyena.layers.provider import Provider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fft_conv import fft_conv
-from megatron_hyena.ops.fir import compute_dtype
+from megatron_hyena.ops.fir import causal_fir, compute_dtype
 from megatron_hyena.ops.linear import to_channel_first
 
 BANDS = 16
@@ -110,6 +110,8 @@ class HyenaOperator(HyenaMixer):
             if config.hyena_output_gate
             else None
         )
+        self.taps = config.hyena_taps
+        self.transform = fft_conv if config.use_fft_conv else causal_fir
 
     def mix(self, streams: tuple[Tensor, ...], before: tuple[Tensor, ...], span: Span) -> Tensor:
         """The recurrence over orders; the last stream is v. Gates and skips stay on the span."""
@@ -124,8 +126,8 @@ class HyenaOperator(HyenaMixer):
         """z convolved with one filter, whose taps are made only for the channels at hand."""
 
         def convolve(z: Tensor, channels: slice, documents: Documents | None) -> Tensor:
-            taps = make_filter(z.shape[-1], compute_dtype(z), channels)
-            return fft_conv(z, taps, documents)
+            taps = make_filter(min(z.shape[-1], self.taps), compute_dtype(z), channels)
+            return self.transform(z.to(compute_dtype(z)), taps, documents)
 
         if self.provider.exchange == "local":
             return convolve(z_DBl, ALL_CHANNELS, span.own)
@@ -150,10 +152,14 @@ class HyenaOperator(HyenaMixer):
 
     @staticmethod
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
-        """See `HyenaMixer.mixing_flops`: three transforms of length 2L per order."""
-        transforms = 3 * 2.5 * 2 * math.log2(max(2 * length, 2))
-        taps = 2 * (config.hyena_order + 1) * FEATURIZER_TAPS
-        return config.hidden_size * (config.hyena_order * (transforms + 8) + taps)
+        """See `HyenaMixer.mixing_flops`: three transforms of length L + taps, or the taps."""
+        taps = min(length, config.explicit_taps or length)
+        if config.use_fft_conv:
+            convolution = 3 * 2.5 * (1 + taps / length) * math.log2(max(length + taps, 2))
+        else:
+            convolution = 2 * taps
+        featurizer = 2 * (config.hyena_order + 1) * FEATURIZER_TAPS
+        return config.hidden_size * (config.hyena_order * (convolution + 8) + featurizer)
 
     @staticmethod
     def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:

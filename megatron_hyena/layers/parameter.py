@@ -107,3 +107,8 @@ def uniform(low: float, high: float) -> Init:
 def constant(value: float) -> Init:
     """The same value everywhere."""
     return lambda full, generator: full.fill_(value)
+
+
+def drawn_seed() -> int:
+    """A seed for `initialise` from torch's own generator: for modules that are made by hand."""
+    return int(torch.randint(1 << 62, (), device="cpu"))

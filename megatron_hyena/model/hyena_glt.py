@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,10 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.config.pattern import SIGNS, Stage, chooses, parse_layout
+from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
 from megatron_hyena.layers.bidirectional import both_ways
 from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
-from megatron_hyena.layers.merging.axis import Axis, slot_documents
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.mixer import Mixer
@@ -39,6 +38,7 @@ from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import ByteAxis
 from megatron_hyena.model.document_numbers import apart_from_padding, next_labels
 from megatron_hyena.model.folder import read_config, read_weights, write_folder
+from megatron_hyena.model.walk import Walk
 from megatron_hyena.ops.documents import Documents
 
 LOSS_SLICE = 16384
@@ -68,18 +68,6 @@ class HyenaGLTOutput:
     loss: Tensor | None = None
     ratio_loss: Tensor | None = None
     merges: tuple[Merge, ...] = ()
-
-
-@dataclass
-class Pass:
-    """What a forward pass gathers on its way: decisions by stage, and penalties.
-
-    Attributes:
-        penalty_LB: nats of each position of this rank's slice of the stream; 0 for none.
-    """
-
-    merges: dict[int, Merge] = field(default_factory=dict)
-    penalty_LB: Tensor | float = 0.0
 
 
 def mixer_class(sign: str, causal: bool = True) -> type[Mixer]:
@@ -172,7 +160,7 @@ class HyenaGLT(nn.Module):
 
     def _run(
         self, input_ids: Tensor, document_ids: Tensor | None, tracks: Tracks | None
-    ) -> tuple[Tensor, Pass]:
+    ) -> tuple[Tensor, Walk]:
         ids = self._padded(input_ids, PADDING)
         if not self.config.causal:
             document_ids = apart_from_padding(
@@ -194,49 +182,11 @@ class HyenaGLT(nn.Module):
             given = padded.get("type")
             x = self.types(x, None if given is None else self._slice(given).t())
         axis = self.byte_axis(ids, documents, padded, self.provider.stream) if self.stages else None
-        gathered = Pass()
-        x, gathered.penalty_LB = self._walk(self.layout.items, x, span, axis, gathered)
+        recomputed = self.recomputed if self.training else (False,) * len(self.blocks)
+        walk = Walk(self.blocks, recomputed, self.stages, self.provider)
+        x = walk.run(self.layout.items, x, span, axis)
         normed: Tensor = self.final_norm(x)
-        return normed, gathered
-
-    def _walk(
-        self,
-        items: tuple[int | Stage, ...],
-        x_LBH: Tensor,
-        span: Span,
-        axis: Axis | None,
-        gathered: Pass,
-    ) -> tuple[Tensor, Tensor | float]:
-        """Blocks and stages, one after the other; returns the penalty of each position too."""
-        penalty: Tensor | float = 0.0
-        for item in items:
-            if isinstance(item, Stage):
-                assert axis is not None
-                x_LBH, more = self._through(item, x_LBH, span, axis, gathered)
-                penalty = penalty + more
-            elif self.recomputed[item] and self.training:
-                x_LBH = checkpoint(self.blocks[item], x_LBH, span, use_reentrant=False)
-            else:
-                x_LBH = self.blocks[item](x_LBH, span)
-        return x_LBH, penalty
-
-    def _through(
-        self, item: Stage, x_LBH: Tensor, span: Span, axis: Axis, gathered: Pass
-    ) -> tuple[Tensor, Tensor | float]:
-        """A merged stage. Its decisions are made here, outside of what is recomputed."""
-        stage = self.stages[item.number]
-        assert isinstance(stage, MergedStage)
-        u, merge = stage.merge(x_LBH, axis)
-        gathered.merges[item.number] = merge
-        whole = span.whole
-        if whole is not None:
-            whole = slot_documents(whole, stage.shape.window, stage.shape.slots)
-        slots = merge.axis.span(self.provider.stream, self.provider.context, whole)
-        z, inside = self._walk(item.items, u, slots, merge.axis, gathered)
-        penalty: Tensor | float = 0.0 if merge.penalty_LB is None else merge.penalty_LB
-        if isinstance(inside, Tensor):
-            penalty = penalty + stage.spread(inside, merge)
-        return stage.unmerge(z, merge, x_LBH), penalty
+        return normed, walk
 
     def _documents(self, document_ids: Tensor | None, length: int) -> Documents | None:
         """Documents of the padded sequences.
@@ -285,19 +235,19 @@ class HyenaGLT(nn.Module):
         The first is of its stretch, the second of its slice of the residual stream; both are meant
         to be divided by the same sum of weights [B, L].
         """
-        hidden, gathered = self._run(input_ids, document_ids, tracks)
+        hidden, walk = self._run(input_ids, document_ids, tracks)
         nll = self._token_losses(hidden, targets)
         nats = (nll * self.stretch(weights, 0.0).to(nll.dtype)).sum()
-        return torch.stack([nats, self._penalty(gathered, weights).to(nats.dtype)])
+        return torch.stack([nats, self._penalty(walk, weights).to(nats.dtype)])
 
     def _slice(self, padded_BL: Tensor) -> Tensor:
         """This rank's slice of the residual stream, [B, positions]."""
         stream = self.provider.stream
         return padded_BL.chunk(stream.size, dim=1)[stream.rank]
 
-    def _penalty(self, gathered: Pass, weights: Tensor) -> Tensor:
+    def _penalty(self, walk: Walk, weights: Tensor) -> Tensor:
         own = self._slice(self._padded(weights, 0.0)).t()
-        penalty: Tensor = (own * gathered.penalty_LB).sum()
+        penalty: Tensor = (own * walk.penalty_LB).sum()
         return penalty
 
     def _token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -330,8 +280,10 @@ class HyenaGLT(nn.Module):
                 first byte of a document. Unless the model is causal, nothing is shifted: labels
                 are what belongs where they stand.
             document_ids, tracks: see `token_losses`.
+
+        Where ranks share a sequence, what they return covers the padded length.
         """
-        hidden, gathered = self._run(input_ids, document_ids, tracks)
+        hidden, walk = self._run(input_ids, document_ids, tracks)
         local_logits = self.head(self.ends.enter(hidden))
         loss = ratio_loss = None
         if labels is not None:
@@ -344,10 +296,14 @@ class HyenaGLT(nn.Module):
             context = self.provider.context
             count = context.sum(scored.sum().to(nll.dtype))
             loss = context.sum((nll * scored).sum()) / count.clamp(min=1)
-            penalty = self._penalty(gathered, (wanted != -100).to(nll.dtype))
+            penalty = self._penalty(walk, (wanted != -100).to(nll.dtype))
             ratio_loss = self.provider.stream.sum(penalty) / count.clamp(min=1)
         logits = self.ends.gather_vocabulary(local_logits)
-        merges = tuple(gathered.merges[number] for number in range(len(self.stages)))
+        if self.provider.context.size == 1:  # without the padding
+            logits = logits[: input_ids.shape[1]]
+        if self.provider.stream.size == 1:
+            hidden = hidden[: input_ids.shape[1]]
+        merges = tuple(walk.merges[number] for number in range(len(self.stages)))
         states = hidden.transpose(0, 1)
         return HyenaGLTOutput(logits.transpose(0, 1), states, loss, ratio_loss, merges)
 

@@ -116,7 +116,7 @@ class _Layers:
         for _ in range(mixer.parts):
             self.edges(sent)
             if sign in "HG":  # the replicated part of each long filter
-                numbers = HyenaOperator.copied_numbers(model, self.whole)
+                numbers = HyenaOperator.copied_numbers(model, min(self.whole, model.hyena_taps))
                 sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
         for message in [] if exchange == "local" else mixer.messages(model, exchange):
             self.message(sent, message)

@@ -61,7 +61,8 @@ class MetricsLog:
         """Logs training figures of `step`, counted from 1.
 
         Usual keys: `loss` (nats per byte), `bits_per_base`, `grad_norm`, `lr`, `tokens` (seen in
-        all), `tokens_per_second`; further ones are stored as well.
+        all), `tokens_per_second`; further ones are stored as well. TensorBoard's tags are
+        `train/KEY`, and a key with a `/` is its own tag.
         """
         self._write(METRICS_FILE, "train", step, values)
         if self._enabled:
@@ -97,7 +98,9 @@ class MetricsLog:
         file.write(json.dumps({"step": step, **record}, allow_nan=False) + "\n")
         file.flush()
         for key, value in figures.items():
-            self._tensorboard.add_scalar(f"{group}/{key.removeprefix('valid_')}", value, step)
+            # A key with a group of its own, such as `merge/0/kept`, keeps it.
+            tag = key if "/" in key else f"{group}/{key.removeprefix('valid_')}"
+            self._tensorboard.add_scalar(tag, value, step)
         self._tensorboard.flush()
 
 

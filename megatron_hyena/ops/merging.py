@@ -94,6 +94,11 @@ class Chunks:
         """K."""
         return self.start_nKB.shape[1]
 
+    def index(self) -> Tensor:
+        """The slot, of all windows' slots, that each position reads: int64 [L, B]."""
+        first = torch.arange(len(self.slot_nWB), device=self.slot_nWB.device) * self.slots
+        return (first[:, None, None] + self.slot_nWB).flatten(0, 1)
+
     def lengths(self, present_nWB: Tensor) -> Tensor:
         """Present positions that read each slot, int64 [n, K, B]."""
         n, _, rows = self.slot_nWB.shape

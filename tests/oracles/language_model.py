@@ -42,7 +42,8 @@ def mixer(sign: str, x: Array, w: Weights, config: HyenaGLTConfig) -> Array:
     if sign == "L":
         return operators.hyena_li(x, w)
     if sign == "H":
-        return operators.hyena_order(x, w, config.hyena_order, config.max_sequence_length)
+        sizes = (config.hyena_order, config.max_sequence_length, config.hyena_filter_size)
+        return operators.hyena_order(x, w, *sizes)
     if sign == "G":
         return operators.genomic(x, w, config.hyena_order, config.max_sequence_length)
     if sign not in "AW":

@@ -118,13 +118,16 @@ def long_taps(w: Weights, length: int, longest: int) -> Array:
     return w["filters"][:, :length] if "filters" in w else implicit_taps(w, length, longest)
 
 
-def recurrence(streams: list[Array], w: Weights, longest: int) -> Array:
-    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); z_0 is the last stream."""
+def recurrence(streams: list[Array], w: Weights, longest: int, count: int = 0) -> Array:
+    """z_n = x_n * (h_n conv z_{n-1} + d_n z_{n-1}); z_0 is the last stream.
+
+    `count` taps of h_n are kept; 0 for all.
+    """
     *gates, z = streams
     for n, gate in enumerate(gates):
         prefix = f"filters.{n}."
         part = {k.removeprefix(prefix): a for k, a in w.items() if k.startswith(prefix)}
-        taps = long_taps(part, z.shape[2], longest)
+        taps = long_taps(part, z.shape[2], longest)[:, : count or None]
         z = gate * (convolve(z, taps) + w["skip"][:, n, None, None] * z)
     return z
 
@@ -136,9 +139,9 @@ def output_gate(z: Array, x: Array, w: Weights) -> Array:
     return z / (1 + np.exp(-np.einsum("di,tbi->dbt", w["gate"], x)))
 
 
-def hyena_order(x: Array, w: Weights, order: int, longest: int) -> Array:
+def hyena_order(x: Array, w: Weights, order: int, longest: int, count: int = 0) -> Array:
     """The recurrence and the output gate."""
-    z = recurrence(features(x, w, order + 1), w, longest)
+    z = recurrence(features(x, w, order + 1), w, longest, count)
     return leave(output_gate(z, x, w), w)
 
 

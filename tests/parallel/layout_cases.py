@@ -57,6 +57,7 @@ SINGLE = {sign: Case(replace(BASE, pattern=sign)) for sign in "SMLHGAW"}
 CASES = SINGLE | {
     "[SMLA]2": Case(replace(BASE, pattern="[SMLA]2", ffn_hidden_size=48)),
     "H3gated": Case(replace(BASE, pattern="H", hyena_order=3, hyena_output_gate=True)),
+    "H of few taps": Case(replace(BASE, pattern="H", hyena_filter_size=40, use_fft_conv=False)),
     "G3 genomic": Case(
         replace(BASE, pattern="G", hyena_order=3, hyena_filter="genomic", hyena_filter_size=48)
     ),

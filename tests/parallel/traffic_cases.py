@@ -29,6 +29,7 @@ CASES = {
     "cp4 no mlp": ["parallel.context=4", "parallel.recompute=LA", "model.ffn_hidden_size=-1"],
     "cp4 bf16": ["parallel.context=4", "train.precision=bf16"],
     "tp2": ["parallel.tensor=2"],
+    "tp2 few taps": ["parallel.tensor=2", "model.hyena_filter_size=40"],
     "tp2cp2 genomic filter": [
         *("parallel.tensor=2", "parallel.context=2"),
         *("model.hyena_filter=genomic", "model.hyena_order=3"),

@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("megatron_hyena", "pretrain", "tools", "launch")
-FOLDERS = (*PACKAGES, "benchmarks", "tests")
+FOLDERS = (*PACKAGES, "benchmarks", "examples", "tests")
 SOURCES = sorted(p for folder in FOLDERS for p in (REPOSITORY / folder).rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION, MOST_FIELDS = 400, 80, 20
 FORBIDDEN_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}

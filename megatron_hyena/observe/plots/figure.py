@@ -18,6 +18,7 @@ MARKOV = "#b9c2cb"
 UNIFORM = "#dfe4e8"
 INK = "#22303c"
 MUTED = "#66757f"
+STAGES = ((MODEL, "#8cc3d4"), (BEST_MARKOV, "#efbf97"), ("#5b4a8a", "#b9aed6"))
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -64,6 +65,11 @@ def new_figure(out_png: Path, width: float, height: float) -> Iterator[Figure]:
         temporary = out_png.with_name(out_png.name + ".tmp")
         figure.savefig(temporary, format="png")
         os.replace(temporary, out_png)
+
+
+def stage_shades(number: int) -> tuple[str, str]:
+    """A dark and a light shade of merged stage `number`; they come again after a few."""
+    return STAGES[number % len(STAGES)]
 
 
 def label_line(axes: Axes, text: str, height: float, color: str) -> None:

@@ -1,4 +1,4 @@
-"""Training curves: loss, learning rate and gradient norm over steps and tokens."""
+"""Training curves over steps and tokens: loss, learning rate, gradient norm, rates of merging."""
 
 from __future__ import annotations
 
@@ -21,22 +21,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = dict[str, float]
+KEPT = "merge/{}/kept"
+"""The figure of a merged stage, by number."""
 
 
-def plot_training(metrics_path: Path, out_png: Path, best_markov_bits: float | None = None) -> None:
+def plot_training(
+    metrics_path: Path,
+    out_png: Path,
+    best_markov_bits: float | None = None,
+    kept_targets: Sequence[float] = (),
+) -> None:
     """Loss in bits per base, learning rate and gradient norm over steps, tokens on top.
 
     Validation points come from `validation.jsonl` beside `metrics_path`. `best_markov_bits` draws
-    the line to beat. Raises UserError if nothing was logged.
+    the line to beat. Where merged stages were logged, a panel shows the fraction of positions that
+    each keeps; `kept_targets` are the fractions asked for, by stage. Raises UserError if nothing
+    was logged.
     """
     records = read_metrics(metrics_path)
     if not records:
         raise UserError(f"{metrics_path} holds no step yet; train at least one logged step")
     validation_path = metrics_path.with_name(VALIDATION_FILE)
     validation = read_metrics(validation_path) if validation_path.exists() else []
-    with look.new_figure(out_png, 8.5, 6.5) as figure:
-        loss, rate, norm = figure.subplots(
-            3, 1, sharex=True, gridspec_kw={"height_ratios": [3.4, 1, 1]}
+    merges = any(KEPT.format(0) in record for record in records)
+    heights = [3.4, 1, 1, *([1.2] if merges else [])]
+    with look.new_figure(out_png, 8.5, 6.5 + (1.4 if merges else 0)) as figure:
+        loss, rate, norm, *kept = figure.subplots(
+            len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}
         )
         _draw_loss(loss, records, validation, best_markov_bits)
         steps = _column(records, "step")
@@ -45,9 +56,28 @@ def plot_training(metrics_path: Path, out_png: Path, best_markov_bits: float | N
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-1, 3), useMathText=True)
-        norm.set_xlabel("step")
+        for axes in kept:
+            _draw_kept(axes, records, kept_targets)
+        figure.axes[len(heights) - 1].set_xlabel("step")
         norm.set_xlim(0, steps[-1] * 1.01)
         figure.align_ylabels()
+
+
+def _draw_kept(axes: Axes, records: list[Record], targets: Sequence[float]) -> None:
+    """Of each merged stage, the kept fraction of its positions and, dashed, the target."""
+    steps, number = _column(records, "step"), 0
+    while any(KEPT.format(number) in record for record in records):
+        color = look.stage_shades(number)[0]
+        kept = _column(records, KEPT.format(number))
+        axes.plot(steps, kept, color=color, linewidth=1.2, label=f"stage {number}")
+        if number < len(targets):
+            axes.axhline(targets[number], color=color, linewidth=1.1, linestyle=(0, (5, 3)))
+        number += 1
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("kept")
+    if targets:
+        axes.plot([], [], color=look.MUTED, linewidth=1.1, linestyle=(0, (5, 3)), label="target")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.97), ncols=number + 1, borderaxespad=0.1)
 
 
 def _draw_loss(

@@ -65,7 +65,7 @@ REFUSED = [
     ({"hidden_size": 12}, "4 patterns, .* 16 in all, but model.hidden_size = 12; name fewer"),
     ({"motif_length": 0}, "model.motif_length=0 must be 1 or more"),
     ({"structure_scales": 0}, "model.structure_scales=0 must be 1 or more"),
-    ({"hyena_filter_size": 0}, "model.hyena_filter_size=0 must be 1 or more"),
+    ({"hyena_filter_size": -1}, "model.hyena_filter_size=-1 must lie between 0"),
     ({"hyena_filter": "genomc"}, "model.hyena_filter='genomc' is unknown; did you mean genomic?"),
     ({"hyena_filter": ""}, "model.hyena_filter='' is unknown; did you mean"),
 ]

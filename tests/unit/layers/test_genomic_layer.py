@@ -103,8 +103,8 @@ def test_other_lengths_and_numbers_of_scales(taps: int, scales: int) -> None:
 def test_an_explicit_bank_equals_its_equation(sign: str, filter_size: int) -> None:
     config = small_config(sign, hyena_filter="genomic", hyena_filter_size=filter_size)
     layer, x = small_mixer(config), draw(LENGTH, 2, 8, seed=5)
-    equation = {"H": operators.hyena_order, "G": operators.genomic}[sign]
-    expected = equation(x.numpy(), weights(layer), config.hyena_order, 251)
+    given = (x.numpy(), weights(layer), config.hyena_order, 251)
+    expected = operators.hyena_order(*given) if sign == "H" else operators.genomic(*given)
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=0, atol=1e-11)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.format import check_architecture, check_causal
 from megatron_hyena.checkpoint.huggingface.export import export_huggingface
+from megatron_hyena.compat.adaptation import fine_tune_hyena_for_task, is_causal
 from megatron_hyena.config import load_config, plain_values
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.count import cost, flops_per_token
@@ -201,6 +202,19 @@ def test_what_needs_a_causal_model_says_so(tmp_path: Path) -> None:
     again = HyenaGLT.from_pretrained(tmp_path / "native")
     assert again.config == model.config
     assert torch.equal(again(draw_bytes(1, 9)).logits, model(draw_bytes(1, 9)).logits)
+
+
+@pytest.mark.parametrize("pattern", ["SA", "S(S)0.5"])
+def test_no_adaptation_makes_a_model_of_the_other_kind(pattern: str) -> None:
+    model = HyenaGLT(small_config(pattern, causal=False, window=16))
+    assert not is_causal(model) and is_causal(HyenaGLT(small_config(pattern, window=16)))
+    with pytest.raises(UserError, match="generation needs a model trained causally"):
+        fine_tune_hyena_for_task(model, "generation")
+    with pytest.raises(UserError, match="this change needs other weights"):
+        fine_tune_hyena_for_task(model, causal=True)
+    attention = HyenaGLT(small_config("A", causal=False))  # of the same weights
+    with pytest.raises(UserError, match="causal would make a bidirectional model something else"):
+        fine_tune_hyena_for_task(attention, causal=True)
 
 
 def test_costs_of_both_directions() -> None:

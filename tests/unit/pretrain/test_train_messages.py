@@ -53,6 +53,18 @@ def test_dry_run_describes_the_curriculum(capsys: pytest.CaptureFixture[str]) ->
     assert flops < 0.999 * whole * 819_200
 
 
+def test_dry_run_describes_merged_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ["model.pattern=S[M]2(L(A)0.5S)0.6S", "model.window=64", "model.slots=40"]
+    assert main([QUICKSTART, "--dry-run", *keys]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert rows["blocks"] == "S M M (L (A) S) S"
+    slots = "window 64, slots 40, merge_ratio"
+    assert rows["merged stage 0"] == f"{slots} 0.6, 1.6 bytes per slot"
+    assert rows["merged stage 1"] == f"{slots} 0.5, 2.56 bytes per slot"
+    assert main([QUICKSTART, "--dry-run", "model.pattern=SM"]) == 0
+    assert not [name for name in _rows(capsys.readouterr().out) if "stage 0" in name]
+
+
 def _rows(text: str) -> dict[str, str]:
     """What the dry run says behind the configuration."""
     described = text.partition("\n\n")[2].splitlines()

@@ -1,0 +1,94 @@
+"""Merging layers by themselves, batch-first: entry and exit of a stage without its blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megatron_hyena.compat.operators import check_states
+from megatron_hyena.config.merging import stage_shapes
+from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.layers.merging.axis import Axis
+from megatron_hyena.layers.merging.stage import Merge, MergedStage
+from megatron_hyena.layers.parameter import drawn_seed, initialise
+from megatron_hyena.layers.provider import DenseProvider
+
+
+class DynamicMergingLayer(nn.Module):
+    """Merge positions whose state resembles the one before, causally, in windows of fixed slots.
+
+    Args:
+        d_model: channels.
+        merge_ratio: fraction of positions to remove.
+        threshold: similarity below which a chunk opens; `calibrate` and `after_step` shift it to
+            the asked ratio.
+        fields: further fields of merging in `HyenaGLTConfig`, such as `window` or `similarity`.
+    """
+
+    def __init__(
+        self, d_model: int, merge_ratio: float = 0.5, threshold: float = 0.1, **fields: Any
+    ) -> None:
+        super().__init__()
+        config = HyenaGLTConfig(
+            pattern="(L)",
+            hidden_size=d_model,
+            merge_ratio=merge_ratio,
+            threshold=threshold,
+            **fields,
+        )
+        self.stage = MergedStage(stage_shapes(config)[0], 0, config, DenseProvider())
+        self.width = d_model
+        initialise(self, drawn_seed(), rank=0, size=1)
+
+    def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, L, d] -> (merged_x [B, M, d], merge_indices int64 [B, L]).
+
+        `merge_indices` is the slot that each position reads. M is the number of slots of the
+        windows that L positions fill; empty slots are 0.
+        """
+        merged, merge = self.merge(x_BLD)
+        return merged, merge.chunks.index().t()[:, : x_BLD.shape[1]]
+
+    def merge(self, x_BLD: Tensor) -> tuple[Tensor, Merge]:
+        """The merged vectors, and all that was decided, for `unmerge`."""
+        check_states(x_BLD, self.width, longest=None)
+        x = self._padded(x_BLD)
+        place = torch.arange(len(x), device=x.device)[:, None].expand(*x.shape[:2])
+        u, merge = self.stage.merge(x, Axis(place, place < x_BLD.shape[1], sparse=False))
+        return u.transpose(0, 1), merge
+
+    def unmerge(self, z_BMD: Tensor, merge: Merge, x_BLD: Tensor) -> Tensor:
+        """What became of the merged vectors, at the positions of x: [B, L, d]."""
+        y = self.stage.unmerge(z_BMD.transpose(0, 1), merge, self._padded(x_BLD))
+        return y.transpose(0, 1)[:, : x_BLD.shape[1]]
+
+    @torch.no_grad()
+    def calibrate(self, x_BLD: Tensor) -> None:
+        """Shift the threshold so that of x the asked fraction is removed."""
+        was_training = self.training
+        self.train()
+        self.stage.rate.take()
+        self.merge(x_BLD)
+        self.stage.rate.start(self.stage.rate.take())
+        self.train(was_training)
+
+    def after_step(self) -> dict[str, float]:
+        """Keep the rate: to be called after each optimizer step; returns the step's figures."""
+        return self.stage.rate.update(self.stage.rate.take())
+
+    def _padded(self, x_BLD: Tensor) -> Tensor:
+        missing = -x_BLD.shape[1] % self.stage.shape.window
+        return F.pad(x_BLD, (0, 0, 0, missing)).transpose(0, 1).contiguous()
+
+
+class AdaptiveMergingLayer(DynamicMergingLayer):
+    """The same, merging more where sequence is simple and less where it is complex.
+
+    Complexity is that of the windows before; the fraction removed in all stays `base_merge_ratio`.
+    """
+
+    def __init__(self, d_model: int, base_merge_ratio: float = 0.5, **fields: Any) -> None:
+        super().__init__(d_model, base_merge_ratio, adaptive=True, **fields)

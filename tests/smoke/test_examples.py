@@ -1,0 +1,119 @@
+"""Every script of `examples/` runs, small, and says what its reader came for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = {
+    "adapt_to_task": [],
+    "analyse_sequence": ["--width", "32", "--layers", "3"],
+    "compare_orders": ["--width", "32", "--length", "128"],
+    "custom_filter": [],
+    "hybrid_model": ["--width", "32", "--length", "64"],
+    "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
+    "sequence_lengths": [],
+}
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture
+def printed(request, capsys) -> list[str]:
+    """What a script prints, by line."""
+    module = importlib.import_module(f"examples.{request.param}")
+    assert module.main(SCRIPTS[request.param]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    return lines
+
+
+def first(pattern: str, line: str) -> str:
+    """What the first group of `pattern` is in `line`."""
+    match = re.search(pattern, line)
+    assert match, line
+    return match[1]
+
+
+def run(name: str):
+    """The output of one script, as the fixture `printed`."""
+    return pytest.mark.parametrize("printed", [name], indirect=True)
+
+
+def test_every_script_is_run_here() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(SCRIPTS)
+
+
+@run("compare_orders")
+def test_more_stages_have_more_parameters(printed: list[str]) -> None:
+    counts = [first(r"([\d,]+) parameters", line) for line in printed]
+    parameters = [int(count.replace(",", "")) for count in counts]
+    assert len(parameters) == 3
+    assert parameters == sorted(set(parameters))
+    assert all(line.endswith("(2, 128, 32)") for line in printed)
+
+
+@run("sequence_lengths")
+def test_the_rule_of_lengths_is_printed(printed: list[str]) -> None:
+    assert [first(r"^length (\d+):", x) for x in printed[::2]] == ["1024", "4096", "8192", "16384"]
+    assert [first(r"(\d+) taps", x) for x in printed[::2]] == ["32", "64", "128", "128"]
+    assert all("parameters" in line for line in printed[1::2])
+
+
+@run("monitor_performance")
+def test_each_length_has_its_speed(printed: list[str]) -> None:
+    for line, length in zip(printed, (64, 128), strict=False):
+        assert int(first(rf"^length {length}: (\d+) tokens", line)) > 0
+    assert printed[2] == "Performance of 2 forward passes"
+    assert "average sequence length: 96" in printed[3]
+
+
+@run("custom_filter")
+def test_a_filter_of_ones_own_trains_and_is_saved_by_name(printed: list[str]) -> None:
+    for line, name in zip(printed, ("codon", "genomic"), strict=True):
+        assert float(first(r"-> ([\d.]+) nats", line)) < float(first(r"loss ([\d.]+) ->", line))
+        assert line.startswith(f"{name}: ")
+        assert line.endswith("the same: True")
+
+
+@run("hybrid_model")
+def test_three_ways_to_mix_layers(printed: list[str]) -> None:
+    patterns = [first(r"pattern (\S+),", line) for line in printed]
+    assert patterns == ["[AHH]4", "[HA]6", "[WHH]4"]
+
+
+@run("adapt_to_task")
+def test_the_adapted_model_learns_its_task(printed: list[str]) -> None:
+    assert printed[0].startswith("refused: blocks.0.mixer")
+    assert printed[1] == "filters: 8 taps, then 16"
+    assert float(printed[2].rpartition(" ")[2]) > 0.8
+
+
+@run("analyse_sequence")
+def test_a_sequence_is_analysed(printed: list[str]) -> None:
+    assert printed[0] == "sequence length: 3000"
+    assert printed[1] == "features: (1, 3000, 32)"
+    shares = [float(x) for x in first(r"\[(.*)\]", printed[2]).split(",")]
+    assert len(shares) == 2
+    assert sum(shares) == pytest.approx(1.0, abs=1e-6)
+    assert "tokens per second" in printed[-1]
+
+
+def test_scripts_are_programs() -> None:
+    result = subprocess.run(
+        [sys.executable, "examples/sequence_lengths.py", "--lengths", "64", "--width", "64"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "filters of 32 taps" in result.stdout

@@ -203,3 +203,16 @@ def test_documents_and_spans_read_from_the_right() -> None:
     assert torch.equal(turned.tracks["one"], track.flip(1))
     assert torch.equal(turned.places, places.flip(1))
     assert span.reversed(3) is turned
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_bf16_in_bf16_out_close_to_fp32(sign: str) -> None:
+    config = both_ways(sign, hidden_size=64, init_std=0.125)
+    mixer: Mixer = mixer_class(sign, causal=False)(config, DenseProvider())
+    initialise(mixer, 0, 0, 1)
+    x, span = draw(LENGTH, len(ROWS), 64).to(torch.bfloat16), span_of(ROWS)
+    exact = mixer(x.float(), span)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = mixer(x, span)
+    assert low.dtype == torch.bfloat16
+    assert (low.float() - exact).norm() / exact.norm() < 1.5e-2

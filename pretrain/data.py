@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from megatron_hyena.config.curriculum import length_schedule
+from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
 from megatron_hyena.data.packing import PackedStream
@@ -30,11 +32,14 @@ def open_data(config: Config) -> Data:
     """Open the shards; their checksums are verified.
 
     `data.pack` chooses the order of training only: validation keeps windows of one run each.
+    Packed documents begin where merged stages can have them begin.
 
     Raises:
         UserError: a missing or damaged shard or track, or fewer sequences than one global batch.
     """
-    kind = PackedStream if config.data.pack else WindowStream
+    kind: Callable[..., TrainingStream] = WindowStream
+    if config.data.pack:
+        kind = partial(PackedStream, align=merging_multiple(config.model))
     stream = kind(
         config.data.train,
         config.data.sequence_length,

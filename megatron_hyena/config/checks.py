@@ -122,9 +122,23 @@ def windows_fit(config: Config, world_size: int) -> str | None:
     ranks = config.parallel.context * (config.parallel.tensor if config.parallel.sequence else 1)
     if unit == 1 or length % (unit * ranks) == 0:
         return None
+    below, above = length // (unit * ranks), -(-length // (unit * ranks))
     return (
         f"data.sequence_length = {length} is not a multiple of the merged stages' windows x ranks "
-        f"that share a sequence = {unit} x {ranks}"
+        f"that share a sequence = {unit} x {ranks}; nearest lengths: "
+        f"{_joined([n * unit * ranks for n in (below, above) if n])}"
+    )
+
+
+def precomputed_has_track(config: Config, world_size: int) -> str | None:
+    """Chunks that the data bring are read from it."""
+    model, tracks = config.model, config.data.tracks
+    if "(" not in model.pattern or model.merger != "precomputed" or "boundaries" in tracks:
+        return None
+    return (
+        "model.merger = precomputed reads where chunks open from the track boundaries, which "
+        f"data.tracks = [{','.join(tracks)}] does not name; add it (tools.make_patches writes it "
+        "into a genome store), or choose another model.merger"
     )
 
 
@@ -176,6 +190,7 @@ ANY_LAYOUT: tuple[Rule, ...] = (
     objective_fits,
     mask_spans_fit,
     recompute_is_used,
+    precomputed_has_track,
     curriculum_divides,
     curriculum_ends,
 )

@@ -127,7 +127,7 @@ class HyenaGLTConfig:
     """Loss that pulls the rate towards `merge_ratio`: `lagged` or `none`."""
     ratio_weight: float = 0.02
     """Weight of that loss."""
-    controller_eta: float = 0.7
+    controller_eta: float = 1.0
     """Share of the distance to the asked rate by which the router is shifted after each step."""
 
     def __post_init__(self) -> None:

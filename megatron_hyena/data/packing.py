@@ -23,7 +23,7 @@ from megatron_hyena.data.stream import (
     TrainingStream,
     shifted_counts,
 )
-from megatron_hyena.data.window import Window, join_windows
+from megatron_hyena.data.window import Window, join_windows, pad_window
 from megatron_hyena.errors import UserError
 
 
@@ -38,7 +38,7 @@ class _Epoch:
     runs: npt.NDArray[np.int64]
     """[r] number of the run at each place of the string."""
     ends: npt.NDArray[np.int64]
-    """[r] where the run at each place ends, in bases from the string's start."""
+    """[r] where the run at each place, with its PAD, ends, in bases from the string's start."""
     reverse: npt.NDArray[np.bool_]
     """[r] whether the run at each place is read from the other strand."""
 
@@ -51,6 +51,10 @@ class PackedStream(TrainingStream):
     shown in a drawn order. Of T ≥ 2 L bases T // L - 1 windows are cut (L + 1 ≤ T < 2 L: one);
     the phase of the first is uniform over the fewer than 2 L bases to spare, which lie at
     the string's two ends and are the only ones that the epoch does not show.
+
+    Where positions are merged, documents begin at multiples of `align` in every window: each run is
+    laid with PAD behind it up to a multiple, which T then counts, and phases are multiples too.
+    PAD has the document and the type of its run, no other track and no weight.
     """
 
     def __init__(
@@ -62,11 +66,21 @@ class PackedStream(TrainingStream):
         augment_reverse_complement: bool = False,
         verify: bool = True,
         tracks: Sequence[str] = (),
+        align: int = 1,
     ) -> None:
-        """Open `source`; see `TrainingStream`.
+        """Open `source`; see `TrainingStream`, and the class for `align` ≥ 1, in bases.
 
-        Raises UserError where all runs together do not fill a window.
+        Raises UserError where all runs together do not fill a window, and where `align` does not
+        divide `sequence_length`.
         """
+        if align < 1:
+            raise ValueError("align must be positive")
+        if sequence_length % align:
+            raise UserError(
+                f"data.sequence_length = {sequence_length} is not a multiple of {align}, at "
+                "multiples of which packed documents begin; change one of data.sequence_length "
+                "and model.window"
+            )
         super().__init__(
             source,
             sequence_length,
@@ -75,13 +89,17 @@ class PackedStream(TrainingStream):
             verify=verify,
             tracks=tracks,
         )
-        total = int(self.run_lengths.sum())
+        self.align = align
+        self._laid_lengths = -(-self.run_lengths // align) * align
+        total = int(self._laid_lengths.sum())
         counts = shifted_counts(np.array([total], dtype=np.int64), sequence_length)
         self.windows_per_epoch = int(counts[0])
         if self.windows_per_epoch == 0:
+            padded = f", with documents padded to multiples of {align}" if align > 1 else ""
             raise UserError(
-                f"{self.source} holds {total} bases in all, fewer than the {sequence_length + 1} "
-                "of one packed sequence; set a smaller data.sequence_length or add data"
+                f"{self.source} holds {total} bases in all{padded}, fewer than the "
+                f"{sequence_length + 1} of one packed sequence; set a smaller "
+                "data.sequence_length or add data"
             )
         self._spare = total - 1 - counts * sequence_length
         self._epoch = lru_cache(maxsize=2)(self._draw)
@@ -94,26 +112,34 @@ class PackedStream(TrainingStream):
         place, at = int(np.searchsorted(drawn.ends, start, side="right")), start
         while at < end:
             number, last = int(drawn.runs[place]), int(drawn.ends[place])
-            stop = min(end, last)
-            reverse = bool(drawn.reverse[place])
-            parts.append(self._laid(number, last - stop, last - at, reverse=reverse))
+            stop, begun = min(end, last), last - int(self._laid_lengths[number])
+            parts.append(
+                self._laid(number, at - begun, stop - begun, reverse=bool(drawn.reverse[place]))
+            )
             numbers.append(number)
             place, at = place + 1, stop
         return join_windows(parts, numbers)
 
-    def _laid(self, number: int, after: int, before: int, *, reverse: bool) -> Window:
-        """The bases of a run as it is laid, from `before` bases before its end to `after`."""
+    def _laid(self, number: int, start: int, end: int, *, reverse: bool) -> Window:
+        """Bases [start, end) of a run as it is laid: PAD behind its last.
+
+        `start` is never among the PAD: windows and runs begin at multiples of `align`.
+        """
         run = self.runs[number]
+        last = min(end, run.length)
         if reverse and run.type is SequenceType.DNA:
-            return self._stretch(number, after, before, reverse=True)
-        return self._stretch(number, run.length - before, run.length - after, reverse=False)
+            turned = run.length - last, run.length - start
+            part = self._stretch(number, *turned, reverse=True)
+        else:
+            part = self._stretch(number, start, last, reverse=False)
+        return part if last == end else pad_window(part, end - start)
 
     def _draw(self, epoch: int) -> _Epoch:
         runs = self._drawn_order(epoch, RUN_ORDER, len(self.runs))
         return _Epoch(
             order=self._drawn_order(epoch, WINDOW_ORDER, self.windows_per_epoch),
-            phase=int(self._drawn_phases(epoch, PHASE, self._spare)[0]),
+            phase=self.align * int(self._drawn_phases(epoch, PHASE, self._spare // self.align)[0]),
             runs=runs,
-            ends=np.cumsum(self.run_lengths[runs]),
+            ends=np.cumsum(self._laid_lengths[runs]),
             reverse=self._drawn_strands(epoch, STRAND, len(runs)),
         )

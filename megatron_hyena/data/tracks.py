@@ -143,6 +143,15 @@ class _Painter:
         )
 
 
+def check_new_track(store: GenomeStore, name: str, *, overwrite: bool = False) -> None:
+    """Raise UserError for a bad name, and for one that `store` has, unless `overwrite`."""
+    check_track_name(name)
+    if name in store.tracks and not overwrite:
+        raise UserError(
+            f"{store.path} has a track {name!r} already; pass --overwrite to replace it"
+        )
+
+
 def add_track(
     store: GenomeStore,
     name: str,
@@ -154,16 +163,11 @@ def add_track(
     """Add `tracks/NAME` to a store that exists; it appears whole.
 
     `values` gives [length] for each contig, all of one of `DTYPES`; `attributes` say what they
-    mean. Raises UserError for a bad name, and for one that exists, unless
-    `overwrite`.
+    mean. Raises UserError as `check_new_track` does.
     """
     import zarr
 
-    check_track_name(name)
-    if name in store.tracks and not overwrite:
-        raise UserError(
-            f"{store.path} has a track {name!r} already; pass --overwrite to replace it"
-        )
+    check_new_track(store, name, overwrite=overwrite)
     group = zarr.open_group(str(store.path), mode="a", zarr_format=3)
     group.require_group("tracks")
     folder, partial = store.path / "tracks" / name, store.path / f".{name}.partial"

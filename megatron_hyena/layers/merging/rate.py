@@ -46,6 +46,7 @@ class Rate(nn.Module):
     def __init__(self, shape: StageShape, config: HyenaGLTConfig) -> None:
         super().__init__()
         self.shape, self.eta = shape, config.controller_eta
+        self.gamma = config.gamma if config.adaptive else 0.0
         self.weight = config.ratio_weight if config.ratio_loss == "lagged" else 0.0
         self.target = self._free_target(shape.window, 1)
         wide = torch.float64
@@ -115,7 +116,9 @@ class Rate(nn.Module):
     def start(self, totals: Tensor) -> None:
         """Before training: go to the rate, and to the mean complexity, of one batch."""
         positions, complexity = int(totals[POSITIONS]), int(totals[COMPLEXITY])
-        self.complexity.fill_(complexity / FIXED_POINT / max(positions, 1))
+        mean = complexity / FIXED_POINT / max(positions, 1)
+        self.shift += self.gamma * (mean - self.complexity)  # the logits were of the old mean
+        self.complexity.fill_(mean)
         self._move(totals, eta=1.0)
 
     @torch.no_grad()

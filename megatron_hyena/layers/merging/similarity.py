@@ -28,11 +28,14 @@ class Mlp(nn.Module):
     """The seed's similarity of two neighbours, looking back: a two-layer network of both.
 
     z_t = w2 . ReLU(W_a x_{t-1} + W_b x_t + b1) + b2
+
+    At first W_b = -W_a: what all positions share, which grows while a model learns which bytes
+    occur at all, cancels instead of drowning what tells neighbours apart.
     """
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
-        self.pair = replicated((2 * width, features), normal(1 / math.sqrt(features)))
+        self.pair = replicated((2 * width, features), _opposite(1 / math.sqrt(features)))
         self.bias = replicated((width,), normal(0.1))
         self.out = replicated((width,), normal(1 / math.sqrt(width)))
         self.offset = replicated((1,), normal(0.01))
@@ -61,6 +64,16 @@ class Cosine(nn.Module):
 
 
 SIMILARITIES: dict[str, type[Mlp] | type[Cosine]] = {"mlp": Mlp, "cosine": Cosine}
+
+
+def _opposite(std: float) -> Init:
+    """[W; -W], W of N(0, std^2)."""
+
+    def draw(full: Tensor, generator: torch.Generator) -> None:
+        half = full[: len(full) // 2].normal_(0.0, std, generator=generator)
+        full[len(full) // 2 :] = -half
+
+    return draw
 
 
 def _identity(full: Tensor, generator: torch.Generator) -> None:

@@ -131,7 +131,8 @@ class MergedStage(nn.Module):
         return axis.tracks["boundaries"] > self.depth
 
     def _with_probability(self, merge: Merge, logits_LB: Tensor, anchors_LB: Tensor) -> Merge:
-        p = torch.sigmoid(logits_LB)
+        # A document's first position opens for certain: no gradient from the document before it.
+        p = torch.sigmoid(logits_LB).masked_fill(merge.below.begins, 1.0)
         chunks, gate, penalty = merge.chunks, None, None
         if self.smoothing == "ema":
             opening = chunks.openings(p[..., None])[..., 0]

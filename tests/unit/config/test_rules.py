@@ -162,6 +162,36 @@ LAYOUT_RULES = [
         "ranks: tensor 1 x context 4, tensor 1 x context 2, tensor 2 x context 4",
     ),
     (
+        "windows_fit",
+        ["model.pattern=S(L)S", "model.window=64", "data.sequence_length=1000"],
+        1,
+        "data.sequence_length = 1000 is not a multiple of the merged stages' windows x ranks that "
+        "share a sequence = 64 x 1; nearest lengths: 960, 1024",
+    ),
+    (
+        "windows_fit",
+        [
+            "model.pattern=S(L)S",
+            "model.window=64",
+            "data.sequence_length=128",
+            "parallel.context=4",
+            "parallel.tensor=2",
+            "parallel.sequence=true",
+        ],
+        8,
+        "data.sequence_length = 128 is not a multiple of the merged stages' windows x ranks that "
+        "share a sequence = 64 x 8; nearest lengths: 512; nearest layouts for 8 ranks: tensor 1 x "
+        "context 2 (with parallel.sequence=false)",
+    ),
+    (
+        "precomputed_has_track",
+        ["model.pattern=S(L)S", "model.merger=precomputed", "data.tracks=[type,conservation]"],
+        1,
+        "model.merger = precomputed reads where chunks open from the track boundaries, which "
+        "data.tracks = [type,conservation] does not name; add it (tools.make_patches writes it "
+        "into a genome store), or choose another model.merger",
+    ),
+    (
         "exchanges_fit",
         ["parallel.context=4", "model.pattern=LH", "model.hidden_size=66", "model.vocab_size=255"],
         4,
@@ -311,6 +341,9 @@ def test_every_rule_across_sections_is_tried_here() -> None:
         (["parallel.context=3", "model.pattern=S", "parallel.exchange.L=all_to_all"], 3),
         (["parallel.exchange.L=all_to_all", "model.hidden_size=255", "model.pattern=L"], 1),
         (["parallel.recompute=AS"], 1),
+        (["model.pattern=S(L)S", "model.merger=precomputed", "data.tracks=[boundaries]"], 1),
+        (["model.pattern=SL", "model.merger=precomputed"], 1),
+        (["model.pattern=S(L)S", "model.window=64", "parallel.context=2"], 2),
         (["parallel.recompute=block"], 1),
     ],
 )

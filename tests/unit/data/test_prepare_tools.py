@@ -1,4 +1,4 @@
-"""The two command-line tools of the data room, as a user runs them."""
+"""The command-line tools of the data room, as a user runs them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_gff_is_another_name_for_annotation(tmp_path, capsys):
     assert not any((tmp_path / "corpus").iterdir())
 
 
-@pytest.mark.parametrize("tool", ["prepare_genome", "make_shards"])
+@pytest.mark.parametrize("tool", ["prepare_genome", "make_shards", "make_patches"])
 def test_help_loads_nothing_heavy(tool):
     begin = time.perf_counter()
     code = (

@@ -91,9 +91,12 @@ def test_bases_and_annotation_of_a_fasta_file(genome):
     assert source.open("b")(8, 12).tobytes() == b"AACC"
     assert region_annotation(source, Region("b", 0, 80), None) is None
     found = region_annotation(source, Region("b", 30, 55), gff)
+    assert found is not None
     assert found.genes == [(10, 40, -1, "one"), (50, 60, 1, "two")]
     assert found.flags.tolist() == [34] * 10 + [0] * 10 + [1] * 5
-    assert region_annotation(source, Region("b", 40, 50), gff).genes == []
+    between = region_annotation(source, Region("b", 40, 50), gff)
+    assert between is not None
+    assert between.genes == []
 
 
 def test_genes_and_what_none_of_them_covers(tmp_path):
@@ -132,9 +135,11 @@ def test_bases_and_annotation_of_a_store(genome, tmp_path):
     assert source.open("b")(8, 12).tobytes() == b"AACC"
     # Coding sequence stands for genes; what goes on outside of the region is seen to do so.
     found = region_annotation(source, Region("b", 20, 55), None)
+    assert found is not None
     assert sorted(found.genes) == [(19, 40, -1, ""), (50, 56, 1, "")]
     assert found.flags.tolist() == [34] * 20 + [0] * 10 + [1] * 5
     whole = region_annotation(source, Region("b", 0, 80), None)
+    assert whole is not None
     assert sorted(whole.genes) == [(12, 40, -1, ""), (50, 60, 1, "")]
     assert region_annotation(store_source(tmp_path / "bare.zarr"), Region("b", 0, 9), None) is None
 
@@ -168,8 +173,12 @@ def test_numbers_go_to_bigwig_where_it_is_there(tmp_path, monkeypatch):
         def close(self):
             calls.append("closed")
 
+    def open_file(path, mode):
+        calls.append((path, mode))
+        return File()
+
     module = types.ModuleType("pyBigWig")
-    module.open = lambda path, mode: calls.append((path, mode)) or File()  # type: ignore[attr-defined]
+    module.open = open_file  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pyBigWig", module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
     path = write_values(tmp_path / "p", "c", 12, np.array([3, 9]), np.array([0.25, 1.0]))

@@ -35,7 +35,9 @@ def reader(ids):
 def walked(model, ids):
     """{stage: [(byte, opened, p)]} of one sequence from its first byte on, by plain loops."""
     merges = model(ids[None]).merges
-    found, bytes_of = {}, {None: list(range(len(merges[0].probability_LB)))}  # padding included
+    found: dict[int, list[tuple[int, bool, float]]] = {}
+    # Padding included.
+    bytes_of: dict[int | None, list[int | None]] = {None: [*range(len(merges[0].probability_LB))]}
     for number, merge in enumerate(merges):
         window, slots = merge.chunks.opens_nWB.shape[1], merge.chunks.start_nKB.shape[1]
         outer = bytes_of[number - 1 if number else None]
@@ -87,6 +89,7 @@ def test_decisions_are_those_of_each_pass_alone_whatever_is_asked_for(nested, sp
     assert len(found) == 2
     for number, one in enumerate(found):
         rows = oracle[number]
+        assert one.probability is not None
         assert one.place.tolist() == sorted(one.place.tolist())
         for byte, opened, p in zip(one.place, one.opened, one.probability, strict=True):
             assert rows[int(byte)][0] == bool(opened)

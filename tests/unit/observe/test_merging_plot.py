@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,17 @@ def stages(start: int, length: int, routed: bool = True) -> list[StagePositions]
     return found
 
 
-def draw(tmp_path: Path, start: int, length: int, **changes: object) -> None:
+def draw(
+    tmp_path: Path,
+    start: int,
+    length: int,
+    genes: Sequence[Gene] | None = None,
+    routed: bool = True,
+) -> None:
     letters = np.frombuffer(b"ACGTNacgtn", np.uint8)
     bases = np.random.default_rng(0).choice(letters, length)
-    values = {"genes": None, "stages": stages(start, length), **changes}
-    plot_merging(RegionView("c:1-2", start, bases, **values), tmp_path / "m.png")
+    view = RegionView("c:1-2", start, bases, stages(start, length, routed), genes)
+    plot_merging(view, tmp_path / "m.png")
     content = (tmp_path / "m.png").read_bytes()
     width, height = struct.unpack(">II", content[16:24])
     assert content[-8:-4] == b"IEND" and width > 1500 and height > 400
@@ -97,6 +104,7 @@ def test_probabilities_stand_at_their_bases(tmp_path, figures):
     draw(tmp_path, 0, 120)
     lines = {line.get_label(): line for line in figures[0].axes[1].get_lines()}
     for stage in stages(0, 120):
+        assert stage.probability is not None
         inside = stage.place < 120
         np.testing.assert_allclose(lines[stage.name].get_xdata(), stage.place[inside] + 1)
         np.testing.assert_allclose(lines[stage.name].get_ydata(), stage.probability[inside])
@@ -120,7 +128,7 @@ def test_long_regions_show_the_local_kept_fraction(tmp_path, figures):
 @pytest.mark.parametrize("length", [1, 7, 500, 2000, 3001])
 @pytest.mark.parametrize("routed", [True, False])
 def test_every_length_can_be_drawn(tmp_path, figures, length, routed):
-    draw(tmp_path, 40, length, stages=stages(40, length, routed))
+    draw(tmp_path, 40, length, routed=routed)
     assert len(figures[0].axes) == (4 if routed else 3)
 
 

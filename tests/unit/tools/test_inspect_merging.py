@@ -36,7 +36,7 @@ def save(run: Path, *overrides: str) -> HyenaGLT:
         name: {"shape": list(p.shape), "dim": cut_of(p).dim, "blocks": cut_of(p).blocks}
         for name, p in parameters.items()
     }
-    tensors = {f"weight/{name}": p for name, p in parameters.items()}
+    tensors: dict[str, torch.Tensor] = {f"weight/{name}": p for name, p in parameters.items()}
     tensors |= {f"buffer/{name}": b for name, b in buffers.items()}
     size = write_tensors(folder / tensor_file(0, 1), tensors)
     files = {tensor_file(0, 1): size}

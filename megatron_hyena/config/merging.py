@@ -143,6 +143,7 @@ def check_merging(config: HyenaGLTConfig) -> None:
                 f"model.{field}={getattr(config, field)!r}: use one of {', '.join(choices)}"
             )
     _check_numbers(config)
+    _check_unused(config)
     for shape in stage_shapes(config):
         _check_shape(shape, config)
 
@@ -150,7 +151,7 @@ def check_merging(config: HyenaGLTConfig) -> None:
 def _check_numbers(config: HyenaGLTConfig) -> None:
     if config.window < 2:
         raise UserError(f"model.window={config.window} must be 2 or more")
-    if config.router_temperature <= 0:
+    if not config.router_temperature > 0:
         raise UserError(
             f"model.router_temperature={config.router_temperature} must be greater than 0"
         )
@@ -159,10 +160,25 @@ def _check_numbers(config: HyenaGLTConfig) -> None:
             f"model.window={config.window} must be a multiple of 16 for model.complexity=kmer"
         )
     for name in ("slots", "gamma", "ratio_weight"):
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:
             raise UserError(f"model.{name}={getattr(config, name)} must be 0 or more")
     if not 0 < config.controller_eta <= 1:
         raise UserError(f"model.controller_eta={config.controller_eta} is not in (0, 1]")
+
+
+def _check_unused(config: HyenaGLTConfig) -> None:
+    """Refuse what the chosen merger would ignore."""
+    if config.merger in ("static", "precomputed") and config.adaptive:
+        raise UserError(
+            f"model.adaptive=true shifts a router, which model.merger={config.merger} has not; "
+            "use merger=wcc or adaptive=false"
+        )
+    if config.merger == "static" and config.slots:
+        raise UserError(
+            f"model.slots={config.slots} has no meaning for model.merger=static, whose slots are "
+            f"all taken: {round((1 - config.merge_ratio) * config.window)} of each window by "
+            "model.merge_ratio; set slots=0"
+        )
 
 
 def _check_shape(shape: StageShape, config: HyenaGLTConfig) -> None:
@@ -171,6 +187,11 @@ def _check_shape(shape: StageShape, config: HyenaGLTConfig) -> None:
         raise UserError(
             f"model.slots={config.slots} exceeds model.window={config.window}: a window has no "
             "more chunks than positions"
+        )
+    if expected < 1:
+        raise UserError(
+            f"merge_ratio {shape.merge_ratio} of model.window={shape.window} leaves {expected:.2f} "
+            "chunks per window, but each has at least one; raise the window or lower the ratio"
         )
     if config.merger != "static" and shape.slots < expected:
         raise UserError(

@@ -99,6 +99,20 @@ CASES |= {
 }
 
 
+MERGED_CASES = [name for name in CASES if "(" in CASES[name].config.pattern]
+BY_HAND = (
+    "merged",
+    "merged others",
+    "nested",
+    "hnet",
+    "static",
+    "H3gated",
+    "others",
+    "uneven packed",
+)
+"""Cases of the slow suite: others of the default suite have what they have, together."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the model is cut; the data-parallel size is what is left of four ranks."""

@@ -59,7 +59,8 @@ def test_hashes_tell_steps_and_parts_apart(held, run):
     for rank in held[run]:
         assert len(rank.hashes) == STEPS + 1
         for earlier, later in pairwise(rank.hashes):
-            assert all(earlier[name] != later[name] for name in earlier)
+            # Without a track the gate of G stays where it is.
+            assert all(earlier[n] != later[n] for n in earlier if ".conservation." not in str(n))
         assert rank.replicated and rank.replicated < rank.hashes[0].keys()
         assert rank.losses[-1] < rank.losses[0] - 1.5
     parts = {rank.tensor_rank: rank for rank in held[run]}

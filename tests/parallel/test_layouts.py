@@ -15,7 +15,9 @@ import torch
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from tests.parallel.layout_cases import (
+    BY_HAND,
     CASES,
+    MERGED_CASES,
     RECOMPUTED,
     REPRESENTATIVE,
     THE_OTHERS,
@@ -28,28 +30,34 @@ from tests.parallel.ranks import run_ranks
 pytestmark = pytest.mark.parallel
 
 TOLERANCE = 1e-10
+
+
+def by_hand(values, slow):
+    """`values` as parameters; those in `slow` are run by hand."""
+    return [pytest.param(x, marks=pytest.mark.slow if x in slow else ()) for x in values]
+
+
 every_layout = pytest.mark.parametrize(
-    "layout",
-    [*REPRESENTATIVE, *(pytest.param(x, marks=pytest.mark.slow) for x in THE_OTHERS)],
-    ids=str,
+    "layout", by_hand([*REPRESENTATIVE, *THE_OTHERS], THE_OTHERS), ids=str
 )
-every_case = pytest.mark.parametrize("name", CASES)
-merged_case = pytest.mark.parametrize("name", [n for n in CASES if "(" in CASES[n].config.pattern])
+every_case = pytest.mark.parametrize("name", by_hand(CASES, BY_HAND))
+merged_case = pytest.mark.parametrize("name", by_hand(MERGED_CASES, BY_HAND))
 dense = lru_cache(on_one)
 
 
 @pytest.fixture(scope="module")
 def parallel(tmp_path_factory):
-    """layout -> {case: outcome} on each of four ranks; all layouts of a kind in one job."""
+    """(layout, case) -> outcome on each of four ranks; layouts and cases of a kind in one job."""
 
     @lru_cache
-    def outcomes(layouts: tuple[Layout, ...]):
+    def outcomes(layouts: tuple[Layout, ...], names: tuple[str, ...]):
         folder = tmp_path_factory.mktemp("ranks")
-        return run_ranks(on_ranks, 4, folder, list(layouts), list(CASES), timeout=540)
+        return run_ranks(on_ranks, 4, folder, list(layouts), list(names), timeout=540)
 
-    def of(layout: Layout):
+    def of(layout: Layout, name: str):
         ours = (*REPRESENTATIVE, RECOMPUTED)
-        ranks = outcomes(ours if layout in ours else tuple(THE_OTHERS))
+        names = tuple(n for n in CASES if (n in BY_HAND) == (name in BY_HAND))
+        ranks = outcomes(ours if layout in ours else tuple(THE_OTHERS), names)
         return [rank[str(layout)] for rank in ranks]
 
     return of
@@ -75,7 +83,7 @@ def assembled(ranks, layout, name, field):
 @every_case
 @every_layout
 def test_initial_weights_are_the_dense_ones(parallel, layout, name):
-    for key, value in assembled(parallel(layout), layout, name, "initial").items():
+    for key, value in assembled(parallel(layout, name), layout, name, "initial").items():
         assert torch.equal(value, dense(name).initial[key]), key
 
 
@@ -83,7 +91,7 @@ def test_initial_weights_are_the_dense_ones(parallel, layout, name):
 @every_layout
 def test_outputs_are_the_dense_ones(parallel, layout, name):
     reference, length = dense(name), CASES[name].length
-    for rank in parallel(layout):
+    for rank in parallel(layout, name):
         outcome = rank[name]
         stop = outcome.start + outcome.nll.shape[1]
         if "(" not in CASES[name].config.pattern:
@@ -101,7 +109,7 @@ def test_outputs_are_the_dense_ones(parallel, layout, name):
 def test_chunks_are_the_dense_ones(parallel, layout, name):
     """Identical openings, neither few nor most of all; the same state of the rate control."""
     reference = dense(name)
-    for rank in parallel(layout):
+    for rank in parallel(layout, name):
         outcome = rank[name]
         at, size = outcome.slice
         for number, opens in outcome.openings.items():
@@ -121,7 +129,7 @@ def test_chunks_are_the_dense_ones(parallel, layout, name):
 @every_layout
 def test_losses_are_the_dense_ones(parallel, layout, name):
     reference = dense(name)
-    halves = parallel(layout)
+    halves = parallel(layout, name)
     for rank in halves:
         assert relative_error(rank[name].loss, reference.loss) <= TOLERANCE
     if 4 // (layout.tensor * layout.context) == 1:  # else each data rank has other labels
@@ -131,7 +139,7 @@ def test_losses_are_the_dense_ones(parallel, layout, name):
 @every_case
 @every_layout
 def test_every_gradient_is_the_dense_one(parallel, layout, name):
-    gradients = assembled(parallel(layout), layout, name, "gradients")
+    gradients = assembled(parallel(layout, name), layout, name, "gradients")
     assert gradients.keys() == dense(name).gradients.keys()
     for key, wanted in dense(name).gradients.items():
         if ".conservation." in key:  # there is no track
@@ -144,7 +152,7 @@ def test_every_gradient_is_the_dense_one(parallel, layout, name):
 @every_case
 @every_layout
 def test_three_optimizer_steps_end_at_the_dense_weights(parallel, layout, name):
-    trained = assembled(parallel(layout), layout, name, "trained")
+    trained = assembled(parallel(layout, name), layout, name, "trained")
     for key, wanted in dense(name).trained.items():
         start = dense(name).initial[key].double()
         # Relative to the distance moved: weights that hardly move must be as right.
@@ -154,7 +162,7 @@ def test_three_optimizer_steps_end_at_the_dense_weights(parallel, layout, name):
 @every_case
 def test_recomputation_changes_no_bit(parallel, name):
     (layout,) = (x for x in REPRESENTATIVE if (x.tensor, x.context) == (2, 2))
-    for stored, recomputed in zip(parallel(layout), parallel(RECOMPUTED), strict=True):
+    for stored, recomputed in zip(parallel(layout, name), parallel(RECOMPUTED, name), strict=True):
         for key, gradient in stored[name].gradients.items():
             assert torch.equal(gradient, recomputed[name].gradients[key]), key
             assert torch.equal(stored[name].trained[key], recomputed[name].trained[key]), key

@@ -81,6 +81,7 @@ class Rate(nn.Module):
     @torch.no_grad()
     def observe(
         self,
+        wanted_LB: Tensor,
         logits_LB: Tensor | None,
         chunks: Chunks,
         anchors_LB: Tensor,
@@ -99,10 +100,9 @@ class Rate(nn.Module):
             counts[COMPLEXITY] += (fixed * counted_LB).sum()
         lengths = chunks.lengths(counted_LB.view_as(chunks.opens_nWB)).flatten()
         counts[SCALARS + BINS :] += torch.bincount(lengths, minlength=self.shape.window + 1)
+        counts[WANTED] += (wanted_LB & free).sum()
         if logits_LB is None:
-            counts[WANTED] += (opened & free).sum()
             return
-        counts[WANTED] += ((logits_LB > 0) & free).sum()
         bins = ((logits_LB.double() + LARGEST) * (BINS / (2 * LARGEST))).floor()
         bins = torch.where(free, bins.clamp(0, BINS - 1).long(), BINS)
         counts[SCALARS : SCALARS + BINS] += torch.bincount(bins.flatten(), minlength=BINS + 1)[:-1]

@@ -110,7 +110,7 @@ class MergedStage(nn.Module):
         )
         chunks, anchors = Chunks.of(opens, self.shape.slots), anchors.flatten(0, 1)
         if self.training:
-            self.rate.observe(logits, chunks, anchors, axis.counted_LB, complexity)
+            self.rate.observe(wanted, logits, chunks, anchors, axis.counted_LB, complexity)
         merge = Merge(chunks, axis.merged(chunks), axis)
         if logits is not None:
             merge = self._with_probability(merge, logits, anchors)
@@ -128,7 +128,13 @@ class MergedStage(nn.Module):
                 "model.merger=precomputed reads chunks from the track `boundaries`, which this "
                 "input has not; make it with tools.make_patches, or choose merger=wcc"
             )
-        return axis.tracks["boundaries"] > self.depth
+        levels = axis.tracks["boundaries"]
+        if self.depth and levels.dtype == torch.bool:
+            raise UserError(
+                "the track `boundaries` is of true and false, but the stages nest: give the number "
+                "of stages, from outside, in which a chunk opens; tools.make_patches does"
+            )
+        return levels > self.depth
 
     def _with_probability(self, merge: Merge, logits_LB: Tensor, anchors_LB: Tensor) -> Merge:
         # A document's first position opens for certain: no gradient from the document before it.

@@ -80,6 +80,7 @@ def drawn_pass(
     chunks = Chunks.of(opens, slots or rate.shape.slots)
     everywhere = torch.ones_like(logits, dtype=torch.bool)
     rate.observe(
+        shifted.flatten(0, 1) > 0,
         shifted.flatten(0, 1),
         chunks,
         anchors.flatten(0, 1),
@@ -145,7 +146,7 @@ def test_counts_are_exact_and_padding_does_not_count() -> None:
     opens, anchors = admit(shape > 0, torch.ones_like(shape, dtype=torch.bool), 5)
     chunks = Chunks.of(opens, 5)
     for _ in range(2):
-        rate.observe(logits, chunks, anchors.flatten(0, 1), counted, complexity)
+        rate.observe(logits > 0, logits, chunks, anchors.flatten(0, 1), counted, complexity)
     expected = counted_by_hand(logits, opens.flatten(0, 1), counted, complexity, 8)
     totals = rate.take()
     assert totals.tolist() == [2 * n for n in expected]
@@ -203,6 +204,7 @@ def test_figures_and_lagged_means() -> None:
     everywhere = torch.ones(16, 1, dtype=torch.bool)
     chunks = Chunks.of(opens, 2)
     rate.observe(
+        logits.flatten()[:, None] > 0,
         logits.flatten()[:, None],
         chunks,
         anchors.flatten(0, 1),

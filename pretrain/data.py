@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
+from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
@@ -55,6 +56,14 @@ def open_data(config: Config) -> Data:
     return Data(stream, ChosenWindows(windows, config.train.valid_sequences))
 
 
+def masking_of(config: Config, purpose: int) -> Masking | None:
+    """What hides bases from a masked model; None for a causal one."""
+    if config.train.objective == "clm":
+        return None
+    data = config.data
+    return Masking(data.mask_fraction, data.mask_span, config.run.seed, purpose)
+
+
 def training_batches(
     stream: TrainingStream, config: Config, mesh: Mesh, start_step: int
 ) -> BatchIterator:
@@ -71,6 +80,7 @@ def training_batches(
         data_size=mesh.data_size,
         stop_step=config.train.steps,
         length_at=length_schedule(config).at,
+        masking=masking_of(config, TRAINING),
     )
 
 
@@ -81,4 +91,5 @@ def validation_batches(
     if windows is None:
         return None
     size = config.train.micro_batch_size
-    return lambda: list(evaluation_batches(windows, size, mesh.data_rank, mesh.data_size))
+    masking = masking_of(config, VALIDATION)
+    return lambda: list(evaluation_batches(windows, size, mesh.data_rank, mesh.data_size, masking))

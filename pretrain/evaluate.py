@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     """Score the model and the baselines, write the report and the plots."""
     from megatron_hyena.checkpoint.dense import load_dense
-    from megatron_hyena.checkpoint.format import read_manifest
+    from megatron_hyena.checkpoint.format import check_causal, read_manifest, resolve_checkpoint
     from megatron_hyena.config.merging import stage_shapes
     from megatron_hyena.data.shard_reader import open_runs
     from megatron_hyena.data.windows import SequentialWindows
@@ -63,6 +63,8 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     from megatron_hyena.observe.progress import progress
     from megatron_hyena.runtime.allocator import keep_freed_memory
 
+    found = resolve_checkpoint(arguments.run)
+    check_causal(read_manifest(found).model, found, "bits per base given the bases before it")
     keep_freed_memory()
     model, checkpoint = load_dense(arguments.run)
     config = read_manifest(checkpoint).run

@@ -187,6 +187,7 @@ def _of_model(arguments: argparse.Namespace, store: GenomeStore) -> Source:
 
     import numpy as np
 
+    from megatron_hyena.checkpoint.format import check_causal
     from megatron_hyena.data.alphabet import unknown_letters
     from megatron_hyena.data.atomic import sha256_of
     from megatron_hyena.data.tracks import BOUNDARIES, TYPE
@@ -196,6 +197,7 @@ def _of_model(arguments: argparse.Namespace, store: GenomeStore) -> Source:
 
     keep_freed_memory()
     model, folder, data = _load(arguments.entropy)
+    check_causal({"causal": model.config.causal}, folder, "the entropy of the next byte")
     length, context = _window(arguments, model, data.get("sequence_length"))
     names = [name for name in data.get("tracks", ()) if name not in (TYPE, BOUNDARIES)]
     held = {name: store.track(name) for name in names}

@@ -140,6 +140,15 @@ def resolve_checkpoint(path: str | Path) -> Path:
     )
 
 
+def check_causal(saved: dict[str, Any], where: Path, purpose: str) -> None:
+    """Raise `UserError` if a checkpoint's model is not causal, which `purpose` needs."""
+    if not saved.get("causal", True):
+        raise UserError(
+            f"{where}: {purpose} needs a causal model, and this one was trained with "
+            "model.causal=false; name a run of train.objective=clm"
+        )
+
+
 def check_architecture(saved: dict[str, Any], wanted: HyenaGLTConfig, where: Path) -> None:
     """Raise `UserError` listing the fields in which a checkpoint's architecture differs."""
     asked = plain_values(wanted)

@@ -75,11 +75,12 @@ def is_causal(model: HyenaGLT) -> bool:
     tried = copy.deepcopy(model).double().eval()
     vocabulary = model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (1, PROBE_BYTES), generator=generator)
+    length = -(-PROBE_BYTES // model.merging_multiple) * model.merging_multiple
+    ids = torch.randint(vocabulary, (1, length), generator=generator)
     other = ids.clone()
     other[:, -1] = (other[:, -1] + 1) % vocabulary
     device = next(model.parameters()).device
-    earlier = slice(PROBE_BYTES - 1)
+    earlier = slice(length - 1)
     states, changed = (tried(x.to(device)).last_hidden_state[:, earlier] for x in (ids, other))
     return bool((states - changed).abs().max() <= ROUNDING * states.abs().max())
 

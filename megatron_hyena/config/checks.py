@@ -36,6 +36,32 @@ def length_fits(config: Config, world_size: int) -> str | None:
     return None
 
 
+def objective_fits(config: Config, world_size: int) -> str | None:
+    """A model that sees a byte cannot be asked for it, and hidden bytes want both sides."""
+    if config.train.objective == "mlm" and config.model.causal:
+        return (
+            "train.objective = mlm predicts hidden bytes from both sides, but model.causal = true "
+            "sees one; set model.causal=false or train.objective=clm"
+        )
+    if config.train.objective == "clm" and not config.model.causal:
+        return (
+            "train.objective = clm predicts the next byte, but model.causal = false sees it; set "
+            "model.causal=true or train.objective=mlm"
+        )
+    return None
+
+
+def mask_spans_fit(config: Config, world_size: int) -> str | None:
+    """Something is left to predict hidden bytes from."""
+    span, length = config.data.mask_span, config.data.sequence_length
+    if config.train.objective == "mlm" and span > length:
+        return (
+            f"data.mask_span = {span} exceeds data.sequence_length = {length}; lower the former "
+            "or raise the latter"
+        )
+    return None
+
+
 def recompute_is_used(config: Config, world_size: int) -> str | None:
     """Recomputation of a kind of block that the model lacks is a mistake."""
     recompute, signs = config.parallel.recompute, config.model.signs
@@ -161,6 +187,8 @@ def batch_divides(config: Config, world_size: int) -> str | None:
 ANY_LAYOUT: tuple[Rule, ...] = (
     types_are_read,
     length_fits,
+    objective_fits,
+    mask_spans_fit,
     recompute_is_used,
     precomputed_has_track,
     curriculum_divides,

@@ -132,7 +132,7 @@ def check_merging(config: HyenaGLTConfig) -> None:
         )
     if not 0 < config.threshold < 1:
         raise UserError(f"model.threshold={config.threshold} is not in (0, 1)")
-    if config.complexity == "global":
+    if config.complexity == "global" and config.causal:
         raise UserError(
             "model.complexity=global averages over the whole sequence, but the model is causal; "
             "use window or kmer"

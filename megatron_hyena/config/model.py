@@ -34,6 +34,10 @@ class HyenaGLTConfig:
     64; -1 leaves the MLP out of every block."""
     vocab_size: int = 256
     """Token ids; a byte is its own id. 512 matches Evo 2's checkpoints."""
+    causal: bool = True
+    """A position sees itself and what stands before it in its document; `false`: the whole
+    document, for `train.objective=mlm`. `A` and `W` then attend to both sides; of the other
+    layers each block has two, one for each direction."""
     num_filter_groups: int = 0
     """Groups of channels that share a filter in `S` and `M`; 0 gives each 16 channels one."""
     se_filter_length: int = 7

@@ -122,9 +122,19 @@ class DataSection:
     """Fill training sequences with documents laid end to end (contigs, or their stretches between
     long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
     each sequence from one document and skips those that are too short for one."""
+    mask_fraction: float = 0.15
+    """With `train.objective=mlm`, the share of the known bases that are to be predicted; of them
+    80 % are hidden, 10 % replaced by another base of the window, 10 % shown as they are."""
+    mask_span: int = 1
+    """Neighbouring bases that are chosen together."""
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
+        require(
+            0 < self.mask_fraction < 1,
+            f"data.mask_fraction={self.mask_fraction} is not in (0, 1)",
+        )
+        require(self.mask_span >= 1, "data.mask_span must be 1 or more")
         twice = [name for name in self.tracks if self.tracks.count(name) > 1]
         require(not twice, f"data.tracks names {''.join(twice[:1])!r} twice; keep one")
 
@@ -163,6 +173,9 @@ class TrainSection:
 
     steps: int = 1000
     """Optimizer steps of the whole schedule."""
+    objective: str = "clm"
+    """`clm` predicts each byte from those before it; `mlm`, for `model.causal=false`, predicts
+    chosen bytes, most of them hidden, from both sides (see `data.mask_fraction`)."""
     stop_after: int = 0
     """Stop, saved, after this step of the same schedule; 0 runs to the end."""
     global_batch_size: int = 8
@@ -182,6 +195,10 @@ class TrainSection:
             require(getattr(self, name) >= 1, f"train.{name} must be 1 or more")
         for name in ("stop_after", "valid_every", "valid_sequences"):
             require(getattr(self, name) >= 0, f"train.{name} must be 0 or more")
+        require(
+            self.objective in ("clm", "mlm"),
+            f"train.objective={self.objective!r} is unknown; use clm or mlm",
+        )
         require(
             self.precision in ("fp32", "bf16"),
             f"train.precision={self.precision!r} is unknown; use fp32 or bf16",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from megatron_hyena.data.alphabet import EOD, MASK, PAD, Bases, SequenceType, unknown_letters
+from megatron_hyena.data.masking import Masking
 from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.tracks import Values
 from megatron_hyena.data.window import Window, blank_like
@@ -30,7 +31,7 @@ _SPECIAL = np.isin(np.arange(256), [EOD, PAD, MASK])
 
 @dataclass(frozen=True)
 class Batch:
-    """B sequences of L bytes; `targets` are `input_ids` one position on.
+    """B sequences of L bytes; `targets` are `input_ids` one position on (or see `masked_batch`).
 
     A weight is 0 where the target is PAD, EOD, MASK or N (of protein: X, for its N is asparagine):
     an unknown base is not to be learnt. So it is where the target begins another document than
@@ -107,6 +108,22 @@ def batch_of(
     )
 
 
+def masked_batch(windows: Sequence[Window], positions: Sequence[int], masking: Masking) -> Batch:
+    """`batch_of` for a masked model: targets are the bytes at their own places.
+
+    Inputs are what `masking` shows of the windows numbered `positions`; a weight is 1 where a base
+    was chosen, else 0.
+    """
+    plain = batch_of(windows)
+    drawn = [
+        masking.draw(window.bases[:-1], window.types[:-1], position)
+        for window, position in zip(windows, positions, strict=True)
+    ]
+    shown = torch.from_numpy(np.stack([one for one, _ in drawn]).astype(np.int64))
+    chosen = torch.from_numpy(np.stack([one for _, one in drawn]).astype(np.float32))
+    return replace(plain, input_ids=shown, targets=plain.input_ids, weights=chosen)
+
+
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
@@ -136,18 +153,21 @@ def micro_batches(
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
+    masking: Masking | None = None,
 ) -> list[Batch]:
-    """The micro-batches of `data_rank` in `step` (from 0), in order.
+    """The micro-batches of `data_rank` in `step` (from 0), in order; masked by `masking`.
 
     Raises UserError where `global_batch_size` is not a multiple of micro-batch × data ranks.
     """
     _check_division(global_batch_size, micro_batch_size, data_size)
     share = global_batch_size // data_size
     first = step * global_batch_size + data_rank * share
-    return [
-        batch_of([stream.window(at + i) for i in range(micro_batch_size)])
-        for at in range(first, first + share, micro_batch_size)
-    ]
+    batches = []
+    for at in range(first, first + share, micro_batch_size):
+        positions = range(at, at + micro_batch_size)
+        windows = [stream.window(position) for position in positions]
+        batches.append(masked_batch(windows, positions, masking) if masking else batch_of(windows))
+    return batches
 
 
 def evaluation_batches(
@@ -155,8 +175,9 @@ def evaluation_batches(
     micro_batch_size: int,
     data_rank: int = 0,
     data_size: int = 1,
+    masking: Masking | None = None,
 ) -> Iterator[Batch]:
-    """Batches of `data_rank` over all windows, each window on one rank.
+    """Batches of `data_rank` over all windows, each window on one rank; masked by `masking`.
 
     Every rank gets the same number of batches of the same shape: the last ones are filled up with
     sequences of PAD, of weight 0.
@@ -168,6 +189,10 @@ def evaluation_batches(
         chosen = range(first, min(first + micro_batch_size, len(windows)))
         missing = micro_batch_size - len(chosen)
         filler = [blank_like(windows.window(0))] * missing if missing else []
+        if masking:
+            masked = [windows.window(i) for i in chosen] + filler
+            yield masked_batch(masked, range(first, first + micro_batch_size), masking)
+            continue
         yield batch_of(
             [windows.window(i) for i in chosen] + filler,
             [windows.weights(i) for i in chosen] + [unscored] * missing,
@@ -192,9 +217,11 @@ class BatchIterator:
         stop_step: int | None = None,
         ahead: int = 2,
         length_at: Callable[[int], int] | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """`stop_step`: the first step not to yield (None: without end); `ahead`: steps in hand;
-        `length_at`: the length of a step's sequences (None: the stream's), which it must divide.
+        `length_at`: the length of a step's sequences (None: the stream's), which it must divide;
+        `masking`: for a masked model.
 
         Raises UserError as `micro_batches` and `TrainingStream.check_global_batch` do.
         """
@@ -202,6 +229,7 @@ class BatchIterator:
         stream.check_global_batch(global_batch_size)
         self._stream = stream
         self._sizes = (global_batch_size, micro_batch_size, data_rank, data_size)
+        self._masking = masking
         self._steps = (start_step, stop_step)
         self._length_at = length_at or (lambda step: stream.sequence_length)
         self._queue: Queue[tuple[int, list[Batch]] | BaseException] = Queue(maxsize=ahead)
@@ -250,7 +278,7 @@ class BatchIterator:
         try:
             while not self._closing.is_set() and (stop is None or step < stop):
                 whole, length = (
-                    micro_batches(self._stream, step, *self._sizes),
+                    micro_batches(self._stream, step, *self._sizes, self._masking),
                     self._length_at(step),
                 )
                 self._put((step, [in_pieces(batch, length) for batch in whole]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -22,16 +22,24 @@ class Message:
             (gather with `width` 0: a state).
         width: positions fetched by a halo; for a gather, 1 if `numbers` are per position held.
         wide: fp32 in every precision; otherwise as the matrix products.
+        backwards: a halo from the ranks behind instead of those before.
     """
 
     kind: Literal["halo", "gather", "all_to_all"]
     numbers: int
     width: int = 0
     wide: bool = True
+    backwards: bool = False
 
 
 class Mixer(nn.Module):
-    """Base of all mixers: `Mixer(config, provider)`, causal, [L, B, h] -> [L, B, h]."""
+    """Base of all mixers: `Mixer(config, provider)`, causal, [L, B, h] -> [L, B, h].
+
+    Attributes:
+        parts: mixers that it is made of, each of which enters and leaves the split of channels.
+    """
+
+    parts: ClassVar[int] = 1
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__()

@@ -59,6 +59,10 @@ class Context(Protocol):
         """Sum over the ranks; its backward passes the gradient on unchanged."""
         ...
 
+    def reversed(self) -> Context:
+        """The same ranks in the opposite order: of sequences read from right to left."""
+        ...
+
 
 class OneRank:
     """The context of a sequence on one rank, which never needs to reach another."""
@@ -83,6 +87,10 @@ class OneRank:
     def sum(self, x: Tensor) -> Tensor:
         """Identity."""
         return x
+
+    def reversed(self) -> Context:
+        """The same."""
+        return self
 
 
 class Arrived:

@@ -32,6 +32,7 @@ class Span:
     own: Documents | None = None
     tracks: Mapping[str, Tensor] = field(default_factory=dict)
     places: Tensor | None = None
+    _turned: list[Span] = field(default_factory=list, repr=False)
 
     @classmethod
     def alone(cls, length: int) -> Span:
@@ -50,6 +51,20 @@ class Span:
         start = rank * length
         own = None if whole is None else whole.stretch(start, start + length)
         return cls(start, length, whole, own, tracks or {})
+
+    def reversed(self, size: int) -> Span:
+        """The same positions where the sequence is read from right to left, on `size` ranks.
+
+        Documents count from their ends; tracks and places stand at their positions.
+        """
+        if not self._turned:
+            start = (size - 1) * self.length - self.start
+            whole = None if self.whole is None else self.whole.reversed()
+            own = None if whole is None else whole.stretch(start, start + self.length)
+            tracks = {name: track.flip(1) for name, track in self.tracks.items()}
+            places = None if self.places is None else self.places.flip(1)
+            self._turned.append(Span(start, self.length, whole, own, tracks, places))
+        return self._turned[0]
 
     def present(self, history: int = 0) -> Tensor | None:
         """Which positions held, and `history` before them, are not empty: bool [B, history + l].

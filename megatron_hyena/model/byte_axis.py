@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
@@ -16,6 +17,8 @@ from megatron_hyena.ops.documents import Documents
 
 PAD = 1
 """The byte that fills documents up; see `data.alphabet`."""
+MASK = 2
+"""The byte that stands for one that is hidden."""
 
 
 class ByteAxis(nn.Module):
@@ -29,6 +32,7 @@ class ByteAxis(nn.Module):
         merges, routed = "(" in config.pattern, config.merger in ("wcc", "hnet")
         by_bytes = merges and routed and config.router_input == "trunk"
         self.trunk = ByteTrunk(config.vocab_size) if by_bytes else None
+        self.causal = config.causal
         self.kmers = routed and config.adaptive and config.complexity == "kmer"
 
     def forward(
@@ -48,6 +52,11 @@ class ByteAxis(nn.Module):
         features = None
         if self.trunk is not None:
             features = self.trunk(ids_BL, position, start, stop)
+        hidden = protected = None
+        if not self.causal:
+            whole = ids_BL == MASK
+            behind = F.pad(whole[:, :-1], (1, 0))
+            hidden, protected = (b[:, start:stop].t() for b in (whole, whole | behind))
         return Axis(
             place_LB=position[:, start:stop].t(),
             counted_LB=(ids_BL[:, start:stop] != PAD).t(),
@@ -55,4 +64,6 @@ class ByteAxis(nn.Module):
             router_LBR=features,
             complexity_LB=kmer_complexity(ids_BL, position, start, stop) if self.kmers else None,
             tracks={name: track[:, start:stop].t() for name, track in tracks.items()},
+            hidden_LB=hidden,
+            protected_LB=protected,
         )

@@ -59,7 +59,7 @@ def flops_per_token(config: HyenaGLTConfig, length: int) -> float:
         products += float(share) * _matrix_elements(stage)
     products += model.head.weight.numel()
     mixing = sum(
-        float(share) * mixer_class(sign).mixing_flops(config, int(length * share))
+        float(share) * mixer_class(sign, config.causal).mixing_flops(config, int(length * share))
         for sign, share in zip(config.signs, block_shares(config), strict=True)
     )
     return 3 * (2 * products + mixing)
@@ -133,7 +133,7 @@ def _block_bytes(sign: str, config: Config) -> float:
     own = 1 / parallel.tensor
     stream = own if parallel.sequence else 1.0
     width = 2 if config.train.precision == "bf16" else 4
-    fixed, products = mixer_class(sign).stored_rows(model)
+    fixed, products = mixer_class(sign, model.causal).stored_rows(model)
     rows = 4 * (2 * stream + fixed * own) + width * (1 + products * own)
     mlp = model.hidden_size * (4 * 2 * stream + width) + 4 * model.ffn * width * own
     return model.hidden_size * rows + (mlp if model.ffn else 0)

@@ -5,7 +5,7 @@
 `HyenaGLT(config)` is the dense model in plain torch; with a parallel provider the same class is
 one rank's share of it: of the channels, and of each sequence. All ranks of a sequence are given the
 whole of it and compute their own stretch. A length that the layout does not divide is padded at the
-end, which changes nothing before it. Blocks between `(` and `)` of the pattern see merged
+end, which nothing else sees. Blocks between `(` and `)` of the pattern see merged
 positions: `layers.merging`. L length, l stretch of one rank (L on one rank), B batch, h hidden
 size, V vocabulary.
 """
@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
+from megatron_hyena.layers.bidirectional import both_ways
 from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
@@ -35,6 +36,7 @@ from megatron_hyena.layers.parameter import initialise
 from megatron_hyena.layers.provider import DenseProvider, Provider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import ByteAxis
+from megatron_hyena.model.document_numbers import apart_from_padding, next_labels
 from megatron_hyena.model.folder import read_config, read_weights, write_folder
 from megatron_hyena.model.walk import Walk
 from megatron_hyena.ops.documents import Documents
@@ -68,11 +70,11 @@ class HyenaGLTOutput:
     merges: tuple[Merge, ...] = ()
 
 
-def mixer_class(sign: str) -> type[Mixer]:
-    """The class behind a sign of the pattern."""
+def mixer_class(sign: str, causal: bool = True) -> type[Mixer]:
+    """The class behind a sign of the pattern; of a model that is not causal, what stands for it."""
     module, _, name = SIGNS[sign].layer.partition(":")
     found: type[Mixer] = getattr(importlib.import_module(module), name)
-    return found
+    return found if causal else both_ways(found)
 
 
 class Block(nn.Module):
@@ -81,7 +83,7 @@ class Block(nn.Module):
     def __init__(self, sign: str, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mixer = mixer_class(sign)(config, provider.of_layer(sign))
+        self.mixer = mixer_class(sign, config.causal)(config, provider.of_layer(sign))
         if config.ffn:
             self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
             self.mlp = GatedMLP(config, provider.of_layer("MLP"))
@@ -160,6 +162,10 @@ class HyenaGLT(nn.Module):
         self, input_ids: Tensor, document_ids: Tensor | None, tracks: Tracks | None
     ) -> tuple[Tensor, Walk]:
         ids = self._padded(input_ids, PADDING)
+        if not self.config.causal:
+            document_ids = apart_from_padding(
+                input_ids, document_ids, ids.shape[1], bool(self.stages)
+            )
         documents = self._documents(document_ids, ids.shape[1])
         padded = {
             name: self._padded(track, float("nan") if track.is_floating_point() else 0)
@@ -271,7 +277,8 @@ class HyenaGLT(nn.Module):
         Args:
             input_ids: byte values [B, L], int64.
             labels: usually `input_ids`; the model shifts them. -100 is not scored, nor is the
-                first byte of a document.
+                first byte of a document. Unless the model is causal, nothing is shifted: labels
+                are what belongs where they stand.
             document_ids, tracks: see `token_losses`.
 
         Where ranks share a sequence, what they return covers the padded length.
@@ -280,11 +287,8 @@ class HyenaGLT(nn.Module):
         local_logits = self.head(self.ends.enter(hidden))
         loss = ratio_loss = None
         if labels is not None:
-            shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
-            if document_ids is not None:
-                foreign = F.pad(document_ids[:, 1:] != document_ids[:, :-1], (0, 1))
-                shifted = shifted.masked_fill(foreign, -100)
-            targets = self.stretch(shifted, -100).t()
+            wanted = next_labels(labels, document_ids) if self.config.causal else labels
+            targets = self.stretch(wanted, -100).t()
             scored = targets != -100
             nll = self.ends.cross_entropy(
                 local_logits, targets.masked_fill(~scored, 0).contiguous()
@@ -292,7 +296,7 @@ class HyenaGLT(nn.Module):
             context = self.provider.context
             count = context.sum(scored.sum().to(nll.dtype))
             loss = context.sum((nll * scored).sum()) / count.clamp(min=1)
-            penalty = self._penalty(walk, (shifted != -100).to(nll.dtype))
+            penalty = self._penalty(walk, (wanted != -100).to(nll.dtype))
             ratio_loss = self.provider.stream.sum(penalty) / count.clamp(min=1)
         logits = self.ends.gather_vocabulary(local_logits)
         if self.provider.context.size == 1:  # without the padding

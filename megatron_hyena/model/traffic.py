@@ -112,11 +112,13 @@ class _Layers:
     def mixer(self, sent: Sent, sign: str) -> None:
         """One mixer."""
         model, exchange = self.config.model, exchange_of(self.config, sign)
-        self.edges(sent)
-        if sign in "HG":  # the replicated part of each long filter
-            numbers = HyenaOperator.copied_numbers(model, min(self.whole, model.hyena_taps))
-            sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
-        for message in [] if exchange == "local" else mixer_class(sign).messages(model, exchange):
+        mixer = mixer_class(sign, model.causal)
+        for _ in range(mixer.parts):
+            self.edges(sent)
+            if sign in "HG":  # the replicated part of each long filter
+                numbers = HyenaOperator.copied_numbers(model, min(self.whole, model.hyena_taps))
+                sent.backward += REDUCE * (self.tensor - 1) * numbers * 4 // self.tensor
+        for message in [] if exchange == "local" else mixer.messages(model, exchange):
             self.message(sent, message)
 
     def message(self, sent: Sent, message: Message) -> None:
@@ -124,8 +126,11 @@ class _Layers:
         size = 4 if message.wide else self.product_bytes
         size *= message.numbers // self.tensor * self.config.train.micro_batch_size
         if message.kind == "halo":
-            sent.forward += size * self._held(message.width, self.context - 1 - self.rank)
-            sent.backward += size * self._held(message.width, self.rank)
+            before, behind = self.rank, self.context - 1 - self.rank
+            if message.backwards:
+                before, behind = behind, before
+            sent.forward += size * self._held(message.width, behind)
+            sent.backward += size * self._held(message.width, before)
             return
         if message.kind == "gather":
             size *= (self.context - 1) * (self.length if message.width else 1)

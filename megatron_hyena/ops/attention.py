@@ -62,12 +62,12 @@ def causal_attention(
     """
     width = q.shape[-1]
     if present is not None:
-        q, k, v = _hide(q, k, v, present)
+        q, k, v = hide_keys(q, k, v, present)
     attend = partial(_one_document, window=window, scale=width**-0.5)
     return _by_document(attend, q, k, v, documents)[..., :width]
 
 
-def _hide(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def hide_keys(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One more channel, 1 in queries and `HIDDEN` in hidden keys, does what a mask would.
 
     Fused causal kernels take no mask besides. v is widened because they want equal widths.

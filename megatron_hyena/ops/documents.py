@@ -91,7 +91,23 @@ class Documents:
 
     def stretch(self, start: int, stop: int) -> Documents:
         """The positions [start, stop) of every row."""
+        if (start, stop) == (0, self.position_BL.shape[1]):
+            return self  # with the layouts made so far
         return Documents(self.position_BL[:, start:stop])
+
+    def reversed(self) -> Documents:
+        """Of the rows read from right to left: positions since the end of each document.
+
+        A row must end where its last document does; what begins before the row ends there.
+        """
+        if ("reversed", 0) not in self._layouts:
+            begins = self.position_BL == 0
+            ends = torch.cat([begins[:, 1:], torch.ones_like(begins[:, :1])], dim=1)
+            index = torch.arange(begins.shape[1], device=begins.device)
+            first = (ends.flip(1) * index).cummax(1).values
+            self._layouts["reversed", 0] = Documents(index - first)
+        turned: Documents = self._layouts["reversed", 0]
+        return turned
 
     def check_starts(self, multiple: int) -> None:
         """Refuse documents that begin elsewhere than at a multiple of `multiple`.

@@ -21,21 +21,35 @@ BLOCK = 64
 """Positions that a scan takes one after the other; blocks go side by side."""
 
 
-def admit(wanted_nWB: Tensor, present_nWB: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+def admit(
+    wanted_nWB: Tensor, present_nWB: Tensor, slots: int, protected_nWB: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Which positions open a chunk, and which of them had to.
 
     A window's first present position must (its anchor); of the others the first K - 1 that want to
-    do. Whether a position opens depends on those before it in its window and on itself.
+    do. Whether a position opens depends on those before it in its window and on itself; protected
+    positions, of models that are not causal, come before all others and count as anchors.
 
     Args:
         wanted_nWB, present_nWB: bool [n, W, B]; a position that is not present never opens.
+        protected_nWB: bool [n, W, B], positions that must open while there are slots.
     Returns:
         (opens, anchors), bool [n, W, B].
     """
     anchors = present_nWB & (present_nWB.cumsum(1) == 1)
     others = wanted_nWB & present_nWB & ~anchors
-    before = others.cumsum(1) - others.long()
-    return anchors | (others & (before < slots - 1)), anchors
+    if protected_nWB is None:
+        return anchors | _first(others, slots - 1), anchors
+    must = protected_nWB & present_nWB & ~anchors
+    left = (slots - 1 - must.sum(1, keepdim=True)).clamp(min=0)
+    opens = anchors | _first(must, slots - 1) | _first(others & ~must, left)
+    return opens, anchors | must
+
+
+def _first(chosen_nWB: Tensor, count: Tensor | int) -> Tensor:
+    """The first `count` of the chosen in each window."""
+    before = chosen_nWB.cumsum(1) - chosen_nWB.long()
+    return chosen_nWB & (before < count)
 
 
 def even_openings(window: int, slots: int, device: torch.device) -> Tensor:

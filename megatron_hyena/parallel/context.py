@@ -24,10 +24,13 @@ class ContextRanks:
     Args:
         group: the ranks that share each sequence, in the order of their stretches.
         traffic: where bytes are counted, as those of layers of `kind`.
+        backwards: the last rank of the group holds the first stretch.
     """
 
-    def __init__(self, group: dist.ProcessGroup, traffic: Traffic, kind: str) -> None:
-        self.ranks = Ranks(group, traffic, kind)
+    def __init__(
+        self, group: dist.ProcessGroup, traffic: Traffic, kind: str, backwards: bool = False
+    ) -> None:
+        self.ranks = Ranks(group, traffic, kind, backwards)
         self.rank, self.size = self.ranks.rank, self.ranks.size
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
@@ -46,6 +49,11 @@ class ContextRanks:
         """See `Context.sum`."""
         total: Tensor = _Sum.apply(x, self.ranks.group)
         return total
+
+    def reversed(self) -> ContextRanks:
+        """See `Context.reversed`."""
+        ranks = self.ranks
+        return ContextRanks(ranks.group, ranks.traffic, ranks.kind, not ranks.backwards)
 
 
 def _start(x: Tensor, transfer: Transfer) -> Pending:

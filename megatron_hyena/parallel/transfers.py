@@ -7,8 +7,9 @@ counted as they are sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,19 +17,31 @@ from torch import Tensor
 
 from megatron_hyena.parallel.traffic import Direction, Traffic
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process group, and where the bytes of layers of `kind` are counted."""
+    """A process group, and where the bytes of layers of `kind` are counted.
+
+    Attributes:
+        backwards: the last rank of the group is the first: see `layers.provider.Context.reversed`.
+    """
 
     group: dist.ProcessGroup
     traffic: Traffic
     kind: str
+    backwards: bool = False
 
     @property
     def rank(self) -> int:
-        """Place in the group."""
-        return dist.get_rank(self.group)
+        """Place in the order."""
+        rank = dist.get_rank(self.group)
+        return self.size - 1 - rank if self.backwards else rank
+
+    def ordered(self, of_ranks: Sequence[T]) -> list[T]:
+        """One thing for each rank: from our order to the group's, or back."""
+        return list(reversed(of_ranks)) if self.backwards else list(of_ranks)
 
     @property
     def size(self) -> int:
@@ -64,16 +77,18 @@ class Exchange:
         self.work: dist.Work | None = None
         self.arriving = torch.empty(0)
         self.leaving = torch.empty(0)
+        self.sizes: list[int] = []
 
     def all_to_all(self, parts: list[Tensor], sizes: list[int], direction: Direction) -> None:
         """Start to send parts[q] to rank q, and to receive sizes[q] numbers from it."""
+        parts, self.sizes = self.ranks.ordered(parts), self.ranks.ordered(sizes)
         self.leaving = torch.cat([part.reshape(-1) for part in parts])
         self.arriving = self.leaving.new_empty(sum(sizes))
         lengths = [part.numel() for part in parts]
         self.work = dist.all_to_all_single(
-            self.arriving, self.leaving, sizes, lengths, group=self.ranks.group, async_op=True
+            self.arriving, self.leaving, self.sizes, lengths, group=self.ranks.group, async_op=True
         )
-        others = self.leaving.numel() - lengths[self.ranks.rank]
+        others = self.leaving.numel() - lengths[dist.get_rank(self.ranks.group)]
         self.count(others * self.leaving.element_size(), direction)
 
     def count(self, sent: int, direction: Direction) -> None:
@@ -81,11 +96,14 @@ class Exchange:
         self.ranks.traffic.add(self.ranks.kind, direction, sent)
 
     def arrived(self) -> Tensor:
-        """The buffer of the collective in flight, once it is full."""
+        """What the collective in flight brings, in the order of the ranks."""
         assert self.work is not None
         self.work.wait()
         self.work, buffer = None, self.arriving
         self.arriving = self.leaving = buffer.new_empty(0)
+        if self.ranks.backwards and self.sizes:
+            buffer = torch.cat(self.ranks.ordered(buffer.split(self.sizes)))
+        self.sizes = []
         return buffer
 
 
@@ -146,7 +164,7 @@ class Gather(Exchange):
         self.leaving = x.contiguous()
         self.shape = (self.ranks.size, *x.shape)
         self.arriving = x.new_empty(self.shape)
-        rows = list(self.arriving.unbind(0))
+        rows = self.ranks.ordered(self.arriving.unbind(0))
         self.work = dist.all_gather(rows, self.leaving, group=self.ranks.group, async_op=True)
         self.count((self.ranks.size - 1) * x.numel() * x.element_size(), "forward")
 

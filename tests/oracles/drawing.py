@@ -53,7 +53,7 @@ def open_branches(module: nn.Module, rank: int = 0, size: int = 1) -> None:
 
 def small_mixer(config: HyenaGLTConfig, seed: int = 0) -> Mixer:
     """The mixer of a pattern of one sign, in fp64."""
-    mixer = mixer_class(config.signs[0])(config, DenseProvider())
+    mixer = mixer_class(config.signs[0], config.causal)(config, DenseProvider())
     initialise(mixer, seed, rank=0, size=1)
     mixer.double()
     disturb(mixer, seed)

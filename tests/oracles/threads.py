@@ -38,12 +38,22 @@ class Table:
 class ThreadContext:
     """See `layers.provider.Context`."""
 
-    def __init__(self, table: Table, rank: int) -> None:
-        self.table, self.rank, self.size = table, rank, table.size
+    def __init__(self, table: Table, rank: int, backwards: bool = False) -> None:
+        self.table, self.size, self.backwards = table, table.size, backwards
+        self.seat, self.rank = rank, table.size - 1 - rank if backwards else rank
+
+    def reversed(self) -> ThreadContext:
+        """Counted from the other end."""
+        return ThreadContext(self.table, self.seat, not self.backwards)
+
+    def meet(self, x: Tensor) -> list[Tensor]:
+        """Every rank's x, in the order of the ranks."""
+        found = self.table.meet(self.seat, x)
+        return found[::-1] if self.backwards else found
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
         """The `width` positions before, zeros before the start."""
-        whole = torch.cat(self.table.meet(self.rank, x), dim=dim).movedim(dim, -1)
+        whole = torch.cat(self.meet(x), dim=dim).movedim(dim, -1)
         nothing = whole.new_zeros(*whole.shape[:-1], width)
         end = width + self.rank * x.shape[dim]
         padded = torch.cat([nothing, whole], dim=-1)
@@ -51,16 +61,16 @@ class ThreadContext:
 
     def gather(self, x: Tensor) -> Pending:
         """[size, ...]."""
-        return Arrived(torch.stack(self.table.meet(self.rank, x)))
+        return Arrived(torch.stack(self.meet(x)))
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
         """This rank's part of every x, joined."""
-        parts = [y.chunk(self.size, dim=cut)[self.rank] for y in self.table.meet(self.rank, x)]
+        parts = [y.chunk(self.size, dim=cut)[self.rank] for y in self.meet(x)]
         return torch.cat(parts, dim=join)
 
     def sum(self, x: Tensor) -> Tensor:
         """Of all ranks."""
-        return torch.stack(self.table.meet(self.rank, x)).sum(0)
+        return torch.stack(self.meet(x)).sum(0)
 
 
 class ThreadProvider(DenseProvider):

@@ -89,6 +89,14 @@ CASES |= {
     "hnet": Case(replace(MERGED, merger="hnet"), length=192),
     "static": Case(replace(MERGED, pattern="S(SA)0.5S", merger="static", slots=0), length=192),
 }
+# Not causal; 150 is padded, and the padding must stay unseen. Halos, gathers and all-to-alls go
+# both ways; threads try the other exchanges (test_span_and_exchange.py).
+CASES |= {
+    "both ways": Case(replace(MIXED, causal=False), packed=True, length=150),
+    "both ways merged": Case(
+        replace(MERGED, pattern="S(LA)0.6M", causal=False), packed=True, length=192
+    ),
+}
 
 
 MERGED_CASES = [name for name in CASES if "(" in CASES[name].config.pattern]

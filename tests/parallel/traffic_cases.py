@@ -55,6 +55,14 @@ CASES |= {
     ],
     "merged hnet tp2": ["parallel.tensor=2", "model.pattern=S(LA)", "model.merger=hnet", *MERGED],
 }
+MASKED = ["model.causal=false", "train.objective=mlm"]
+CASES |= {
+    "both ways cp4": ["parallel.context=4", *MASKED],
+    "both ways tp2spcp2": [
+        *("parallel.tensor=2", "parallel.sequence=true", "parallel.context=2", *MASKED, *OTHERS),
+        "parallel.recompute=block",
+    ],
+}
 
 
 def configure(name: str) -> Config:

@@ -33,8 +33,14 @@ def export_huggingface(model: HyenaGLT, folder: Path) -> None:
     """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced.
 
     Raises:
-        UserError: the model has long filters that are not of this package.
+        UserError: the model is not causal, so nothing that transformers generates with; or it has
+            long filters that are not of this package.
     """
+    if not model.config.causal:
+        raise UserError(
+            "--to hf writes a model for AutoModelForCausalLM, and this one has model.causal=false; "
+            "use --to native"
+        )
     if model.config.hyena_filter not in BUILT_IN_FILTERS:
         raise UserError(
             f"model.hyena_filter={model.config.hyena_filter!r} is registered by a program, whose "

@@ -30,6 +30,10 @@ class Axis:
         complexity_LB: complexity of the sequence before the position, in [0, 1]; None unless it
             comes from bytes alone.
         tracks: numbers beside the bytes, each [L, B]; those of a slot are its opening byte's.
+        hidden_LB: whether it stands for a byte that is hidden from the model (MASK), bool; None in
+            causal models, which hide none.
+        protected_LB: whether it must open a chunk, bool: hidden bytes and the byte behind each, so
+            that a hidden byte has a chunk of its own. None in causal models.
     """
 
     place_LB: Tensor
@@ -38,6 +42,8 @@ class Axis:
     router_LBR: Tensor | None = None
     complexity_LB: Tensor | None = None
     tracks: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden_LB: Tensor | None = None
+    protected_LB: Tensor | None = None
 
     @property
     def present(self) -> Tensor:
@@ -49,6 +55,11 @@ class Axis:
         """First positions of documents, bool [L, B]."""
         return self.place_LB == 0
 
+    @property
+    def unsmoothed(self) -> Tensor:
+        """Chunks that take nothing from the chunk before: of documents' starts and hidden bytes."""
+        return self.begins if self.hidden_LB is None else self.begins | self.hidden_LB
+
     def mask(self, x_LBH: Tensor) -> Tensor:
         """Zero x [L, B, h] at empty positions."""
         return x_LBH * self.present[..., None].to(x_LBH.dtype) if self.sparse else x_LBH
@@ -56,12 +67,15 @@ class Axis:
     def merged(self, chunks: Chunks) -> Axis:
         """The axis of the chunks' slots."""
         features, complexity = self.router_LBR, self.complexity_LB
+        hidden, protected = self.hidden_LB, self.protected_LB
         return Axis(
             place_LB=chunks.at_openings(self.place_LB, -1),
             counted_LB=chunks.at_openings(self.counted_LB, False),
             router_LBR=None if features is None else chunks.openings(features),
             complexity_LB=None if complexity is None else chunks.at_openings(complexity, 0.0),
             tracks={n: chunks.at_openings(t, _neutral(t)) for n, t in self.tracks.items()},
+            hidden_LB=None if hidden is None else chunks.at_openings(hidden, False),
+            protected_LB=None if protected is None else chunks.at_openings(protected, False),
         )
 
     def span(self, stream: Context, context: Context, whole: Documents | None) -> Span:

@@ -34,7 +34,7 @@ from megatron_hyena.ops.fir import compute_dtype, full_precision
 from megatron_hyena.ops.merging import Chunks, admit, even_openings, straight_through
 
 SMALLEST = 1e-4
-"""Smoothing gates stay this far from 0 and 1, but for the first chunk of a document, which is 1."""
+"""Smoothing gates stay this far from 0 and 1, but for those that are 1: see `Axis.unsmoothed`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,12 @@ class MergedStage(nn.Module):
             wanted = logits > 0
         else:
             wanted = self._given(axis)
+        must = None if self.merger == "static" else axis.protected_LB
         opens, anchors = admit(
-            wanted.unflatten(0, windows), present.unflatten(0, windows), self.shape.slots
+            wanted.unflatten(0, windows),
+            present.unflatten(0, windows),
+            self.shape.slots,
+            None if must is None else must.unflatten(0, windows),
         )
         chunks, anchors = Chunks.of(opens, self.shape.slots), anchors.flatten(0, 1)
         if self.training:
@@ -139,7 +143,7 @@ class MergedStage(nn.Module):
         if self.smoothing == "ema":
             opening = chunks.openings(p[..., None])[..., 0]
             opening = opening.clamp(SMALLEST, 1 - SMALLEST)
-            gate = torch.where(merge.axis.begins, 1.0, opening)
+            gate = torch.where(merge.axis.unsmoothed, 1.0, opening)
             gate = gate.masked_fill(~merge.axis.present, 0.0)
         if self.rate.weight:
             free = merge.below.counted_LB & ~anchors_LB

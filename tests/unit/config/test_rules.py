@@ -41,6 +41,10 @@ SECTION_RULES = [
     ("train.stop_after=-1", "train.stop_after must be 0 or more"),
     ("train.valid_every=-1", "train.valid_every must be 0 or more"),
     ("train.valid_sequences=-1", "train.valid_sequences must be 0 or more"),
+    ("train.objective=bert", "train.objective='bert' is unknown; use clm or mlm"),
+    ("data.mask_fraction=0", "data.mask_fraction=0.0 is not in (0, 1)"),
+    ("data.mask_fraction=1", "data.mask_fraction=1.0 is not in (0, 1)"),
+    ("data.mask_span=0", "data.mask_span must be 1 or more"),
     ("train.precision=fp16", "train.precision='fp16' is unknown; use fp32 or bf16"),
     ("optim.lr=0", "optim.lr must be greater than 0"),
     ("optim.lr=nan", "optim.lr must be greater than 0"),
@@ -210,6 +214,24 @@ LAYOUT_RULES = [
         "model.hidden_size = 256 is not a multiple of parallel.tensor x parallel.context = 3, "
         "which the all_to_all of L needs, set by parallel.exchange.L; nearest layouts for 3 ranks: "
         "tensor 1 x context 1 (with train.global_batch_size=9)",
+    ),
+    (
+        "objective_fits",
+        ["train.objective=mlm"],
+        1,
+        "train.objective = mlm predicts hidden bytes from both sides, but model.causal = true",
+    ),
+    (
+        "objective_fits",
+        ["model.causal=false"],
+        1,
+        "train.objective = clm predicts the next byte, but model.causal = false sees it; set",
+    ),
+    (
+        "mask_spans_fit",
+        ["train.objective=mlm", "model.causal=false", "data.mask_span=1025"],
+        1,
+        "data.mask_span = 1025 exceeds data.sequence_length = 1024; lower the former or raise",
     ),
     (
         "recompute_is_used",

@@ -203,13 +203,14 @@ PAIRS = [(sign, exchange) for sign, entry in SIGNS.items() for exchange in entry
     "ids", [None, EDGES, drawn(4, LENGTH, seed=6)], ids=["no", "edges", "drawn"]
 )
 @pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
 @pytest.mark.parametrize(("sign", "exchange"), PAIRS)
 def test_every_layer_by_every_exchange(
-    sign: str, exchange: str, size: int, ids: Tensor | None
+    sign: str, exchange: str, causal: bool, size: int, ids: Tensor | None
 ) -> None:
     """Outputs and every gradient are those of the layer on the whole sequence."""
-    config = small_config(sign, num_heads=4, attention_window=24, hyena_output_gate=True)
-    split_is_whole(config, exchange, size, ids)
+    changes = {"num_heads": 4, "attention_window": 24, "hyena_output_gate": True}
+    split_is_whole(small_config(sign, causal=causal, **changes), exchange, size, ids)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,7 @@ def test_every_layer_by_every_exchange(
 )
 def test_layers_that_reach_nowhere_or_everywhere(sign: str, changes: dict[str, int]) -> None:
     split_is_whole(small_config(sign, num_heads=4, **changes), "halo", 4, EDGES)
+    split_is_whole(small_config(sign, num_heads=4, causal=False, **changes), "halo", 4, EDGES)
 
 
 def split_is_whole(config: HyenaGLTConfig, exchange: str, size: int, ids: Tensor | None) -> None:
@@ -236,7 +238,7 @@ def split_is_whole(config: HyenaGLTConfig, exchange: str, size: int, ids: Tensor
 
     def work(context: ThreadContext) -> Tensor:
         provider = ThreadProvider(context, exchange)
-        layer: nn.Module = mixer_class(config.signs[0])(config, provider).double()
+        layer: nn.Module = mixer_class(config.signs[0], config.causal)(config, provider).double()
         span = Span.of_rank(context.rank, LENGTH // size, documents)
         out: Tensor = functional_call(layer, shared, (stretch(context, x, dim=0), span))
         return out

@@ -182,6 +182,7 @@ def test_models_that_cannot_be_asked(store, tmp_path, capsys):
     for config, words in (
         (chosen, "reads its own chunks from a track"),
         (small_config("H"), "--length 252 exceeds the model's max_sequence_length 251"),
+        (small_config("S", causal=False), "the entropy of the next byte needs a causal model"),
     ):
         small_model(config).float().save_pretrained(tmp_path / "asked")
         assert _run(store, "--entropy", tmp_path / "asked", "--length", 252) == 2

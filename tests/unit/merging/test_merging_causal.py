@@ -38,7 +38,8 @@ LETTERS = "ACgN"
 def made(case: str) -> tuple[HyenaGLT, Tensor]:
     """A model, and a row of bytes that its windows divide: [1, L]."""
     pattern, changes = CASES[case]
-    slots = 0 if {"merge_ratio", "window"} & changes.keys() else 6
+    chosen = {"merge_ratio", "window"} & changes.keys() or changes.get("merger") == "static"
+    slots = 0 if chosen else 6
     config = merged_config(pattern, **{"slots": slots, **changes})
     length = 96 if config.complexity == "kmer" else 48
     ids = dna(1, length, seed=3)

@@ -44,7 +44,8 @@ def beside(config: HyenaGLTConfig, ids: Tensor, seed: int = 0) -> dict[str, Tens
 def made(case: str) -> tuple[HyenaGLT, Tensor, Tensor, dict[str, Tensor]]:
     """A model, bytes, documents and tracks of three rows."""
     pattern, changes = CASES[case]
-    slots = 0 if {"merge_ratio", "window"} & changes.keys() else 4
+    chosen = {"merge_ratio", "window"} & changes.keys() or changes.get("merger") == "static"
+    slots = 0 if chosen else 4
     config = merged_config(pattern, **{"slots": slots, **changes})
     step = HyenaGLT(config).merging_multiple
     length = 5 * step

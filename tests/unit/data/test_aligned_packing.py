@@ -144,7 +144,6 @@ def test_a_merged_model_takes_the_batches(corpus, pattern):
         hidden_size=16,
         num_heads=2,
         window=16,
-        slots=8,
         merge_ratio=0.5,
         merger="static",
     )

@@ -51,13 +51,13 @@ def counting(graphs: list[int]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("kind", "gradients"),
     [
-        ("wcc", False),
+        pytest.param("wcc", False, marks=pytest.mark.slow),
         ("wcc", True),
-        ("adaptive kmer", True),
-        ("adaptive window of the trunk", True),
-        ("hnet", True),
+        pytest.param("adaptive kmer", True, marks=pytest.mark.slow),
+        pytest.param("adaptive window of the trunk", True, marks=pytest.mark.slow),
+        pytest.param("hnet", True, marks=pytest.mark.slow),
         ("static", True),
-        ("precomputed", True),
+        pytest.param("precomputed", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_merged_model_is_one_graph_for_all_inputs(kind: str, gradients: bool) -> None:

@@ -58,8 +58,8 @@ def test_hashes_tell_steps_and_parts_apart(held, run):
     """Otherwise equal hashes would prove little."""
     for rank in held[run]:
         assert len(rank.hashes) == STEPS + 1
-        for earlier, later in pairwise(rank.hashes):
-            # Without a track the gate of G stays where it is.
+        # Without a track the gate of G stays where it is; its branches wait for their scales.
+        for earlier, later in list(pairwise(rank.hashes))[1:]:
             assert all(earlier[n] != later[n] for n in earlier if ".conservation." not in str(n))
         assert rank.replicated and rank.replicated < rank.hashes[0].keys()
         assert rank.losses[-1] < rank.losses[0] - 1.5

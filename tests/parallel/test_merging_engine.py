@@ -22,7 +22,6 @@ MERGED = Run(model="merged", steps=STEPS)
 TWO_RANKS = [
     replace(MERGED, data=2, zero=2, pieces=2),
     replace(MERGED, tensor=2, sequence=True, zero=1, recompute="block"),
-    replace(MERGED, tensor=2, zero=0),
     replace(MERGED, context=2, zero=3, pieces=4),
     replace(MERGED, tensor=2, sequence=True, zero=1, precision="bf16"),
     replace(MERGED, context=2, zero=1, precision="bf16"),

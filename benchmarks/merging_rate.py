@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATIOS = (0.25, 0.5, 2 / 3, 5 / 6)
-LENGTH, ROWS, WIDTH, LR, WARM_UP = 512, 4, 32, 2e-3, 100
+LR, WARM_UP = 2e-3, 100
 STRETCH = 50
 """Steps of the short means whose largest distance from the ratio is reported."""
 RATE_BAR, DROP_BAR = 0.03, 0.01
@@ -42,12 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ratio", type=float, nargs="*", default=RATIOS)
     parser.add_argument("--adaptive", action="store_true")
+    parser.add_argument("--rows", type=int, default=4, help="sequences of a step")
+    parser.add_argument("--length", type=int, default=512, help="bases of a sequence")
+    parser.add_argument("--width", type=int, default=32, help="of the model")
     arguments = parser.parse_args(argv)
     bases, rows, missed = read_bases(arguments.fasta), [], False
     for ratio in arguments.ratio:
         runs = []
         for seed in range(arguments.seeds):
-            runs.append(train(bases, ratio, seed, arguments.steps, arguments.adaptive))
+            runs.append(train(bases, ratio, seed, arguments))
             print(f"seed {seed}: removed {_removed(runs[-1]):.3f} of {ratio:.3f}", flush=True)
         rows.append(_row(ratio, runs))
         print("|", " | ".join(rows[-1]), "|", flush=True)
@@ -62,13 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     ]
     kind = ", adaptive" if arguments.adaptive else ""
     notes = (
-        f"{arguments.fasta.name}, {arguments.seeds} seeds, {arguments.steps} steps of {ROWS} x "
-        f"{LENGTH} bases, S(L)S of width {WIDTH}{kind}; means over the steps after the first "
-        f"{WARM_UP}. Removed: the smallest and the largest of the seeds. Farthest: the largest "
-        f"distance from the ratio of a mean over {STRETCH} steps that follow each other. Bits per "
-        f"base: training loss of the last 100 steps. Bars: every run removes its ratio "
-        f"+-{RATE_BAR}, drops less than {100 * DROP_BAR:.0f} %, and every loss is finite: "
-        f"{'missed' if missed else 'held'}."
+        f"{arguments.fasta.name}, {arguments.seeds} seeds, {arguments.steps} steps of "
+        f"{arguments.rows} x {arguments.length} bases, S(L)S of width {arguments.width}{kind}; "
+        f"means over the steps after the first {WARM_UP}. Removed: the smallest and the largest "
+        f"of the seeds. Farthest: the largest distance from the ratio of a mean over {STRETCH} "
+        f"steps that follow each other. Bits per base: training loss of the last 100 steps. Bars: "
+        f"every run removes its ratio +-{RATE_BAR}, drops less than {100 * DROP_BAR:.0f} %, and "
+        f"every loss is finite: {'missed' if missed else 'held'}."
     )
     name = "merging_rate_adaptive" if arguments.adaptive else "merging_rate"
     write_result(name, "The rate of merging over a training", notes, table(header, rows))
@@ -107,7 +110,7 @@ def _misses(ratio: float, runs: list[Run]) -> bool:
     return off or max(dropped) > DROP_BAR or not finite
 
 
-def train(bases: Tensor, ratio: float, seed: int, steps: int, adaptive: bool) -> Run:
+def train(bases: Tensor, ratio: float, seed: int, sizes: argparse.Namespace) -> Run:
     """The figures of each step after the warm-up."""
     import torch
 
@@ -118,17 +121,22 @@ def train(bases: Tensor, ratio: float, seed: int, steps: int, adaptive: bool) ->
 
     torch.set_num_threads(1)
     config = HyenaGLTConfig(
-        pattern="S(L)S", hidden_size=WIDTH, num_heads=2, merge_ratio=ratio, adaptive=adaptive
+        pattern="S(L)S",
+        hidden_size=sizes.width,
+        num_heads=2,
+        merge_ratio=ratio,
+        adaptive=sizes.adaptive,
     )
     model = HyenaGLT(config, seed=seed).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, OptimSection()), betas=(0.9, 0.95))
     (rate,) = [module for module in model.modules() if isinstance(module, Rate)]
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.ones(ROWS, LENGTH)
+    rows, length = sizes.rows, sizes.length
+    weights = torch.ones(rows, length)
     figures = []
-    for step in range(steps):
-        starts = torch.randint(0, len(bases) - LENGTH - 1, (ROWS,), generator=generator).tolist()
-        windows = torch.stack([bases[at : at + LENGTH + 1] for at in starts])
+    for step in range(sizes.steps):
+        starts = torch.randint(0, len(bases) - length - 1, (rows,), generator=generator).tolist()
+        windows = torch.stack([bases[at : at + length + 1] for at in starts])
         inputs, targets = windows[:, :-1], windows[:, 1:]
         if step == 0:
             with torch.no_grad():

@@ -64,7 +64,8 @@ class Router(nn.Module):
     def _complexity(self, x_LBR: Tensor, axis: Axis, stream: Context) -> Tensor | None:
         if self.complexity is not None:
             learned: Tensor = self.complexity(x_LBR, axis, self.window, stream)
-            return learned
+            mean = self.rate.complexity.to(learned.dtype)
+            return torch.where(self.complexity.unknown(axis, self.window), mean, learned)
         if not self.adaptive:
             return None
         assert axis.complexity_LB is not None
@@ -75,6 +76,7 @@ class Complexity(nn.Module):
     """The seed's estimator sigmoid(MLP(mean)), of the windows before, never of the window itself.
 
     h_w = MEMORY h_{w-1} + (1 - MEMORY) mean_w, begun anew in each document; c_w = f(h_{w-1}).
+    Of a document's first window nothing is known: it counts as the mean, and f(0) is never used.
     """
 
     def __init__(self, features: int) -> None:
@@ -92,6 +94,10 @@ class Complexity(nn.Module):
         c = torch.sigmoid(hidden @ self.weight_out + self.bias_out)
         return c.repeat_interleave(window, dim=0)
 
+    def unknown(self, axis: Axis, window: int) -> Tensor:
+        """Positions without anything to compute it from, bool [L, B]."""
+        return _begun(axis, window).repeat_interleave(window, dim=0)
+
     def mean(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
         """What each window's complexity is computed from: [n, B, r]."""
         sums, count = _window_sums(x_LBR, axis.present, window)
@@ -107,6 +113,10 @@ class GlobalComplexity(Complexity):
 
     Only for models that are not causal: each window sees what lies behind it.
     """
+
+    def unknown(self, axis: Axis, window: int) -> Tensor:
+        """None: bool [1, 1]."""
+        return torch.zeros_like(axis.begins[:1, :1])
 
     def mean(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
         """[n, B, r], the same for all windows of a document but for rounding.

@@ -80,6 +80,8 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = Non
         return z_DBL.to(dtype)
     if taps_GK.shape[-1] <= SHIFTED_TAPS:
         taps = taps_GK[:, :length].to(dtype).repeat_interleave(len(z_DBL) // len(taps_GK), 0)
+        if torch.compiler.is_compiling():
+            return _shifted_sum(z_DBL.to(dtype), taps)
         shifted: Tensor = _ShiftedSum.apply(z_DBL.to(dtype), taps)
         return shifted
     chunk = fir_chunk(taps_GK.shape[-1])
@@ -106,6 +108,14 @@ def _cached_channels(x_DBL: Tensor) -> Iterator[slice]:
     step = max(1, CACHED_ELEMENTS // (batch * length)) if x_DBL.device.type == "cpu" else channels
     for start in range(0, channels, step):
         yield slice(start, start + step)
+
+
+def _shifted_sum(z: Tensor, taps_DK: Tensor) -> Tensor:
+    """`_ShiftedSum` for `torch.compile`, which fuses the terms itself and takes no `out=`."""
+    y = z * taps_DK[:, None, :1]
+    for k in range(1, taps_DK.shape[1]):
+        y = y + F.pad(z[..., :-k], (k, 0)) * taps_DK[:, None, k : k + 1]
+    return y
 
 
 class _ShiftedSum(torch.autograd.Function):

@@ -153,6 +153,20 @@ class _LocalAndStates(torch.autograd.Function):
             return drows, torch.bmm(columns, grads[0]), torch.bmm(columns, grads[1])
 
 
+def _doubled(states: Tensor, decay: Tensor) -> Tensor:
+    """Carries of `_Carries` within one document, in log2 n steps: for graphs of bounded size.
+
+    After the step of distance s, K_j sums over the 2 s chunks before j (Hillis and Steele, 1986).
+    """
+    carry = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+    distance = 1
+    while distance < len(states) - 1:
+        reached = torch.zeros_like(carry[:distance])
+        carry = carry + decay * torch.cat([reached, carry[:-distance]])
+        decay, distance = decay * decay, 2 * distance
+    return carry
+
+
 class _Carries(torch.autograd.Function):
     """K [n, D, B, N] before each chunk, from states S [n, D, B, N] and lambda^C [D, 1, N].
 
@@ -162,20 +176,26 @@ class _Carries(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, decay: Tensor, keep: Tensor | None) -> Tensor:
-        carry = torch.zeros_like(states)
-        for j in range(1, len(states)):
-            torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
-            if keep is not None:
-                carry[j] *= keep[j]
+        if torch.compiler.is_compiling():
+            carry = _doubled(states, decay)
+        else:
+            carry = torch.zeros_like(states)
+            for j in range(1, len(states)):
+                torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
+                if keep is not None:
+                    carry[j] *= keep[j]
         ctx.save_for_backward(carry, decay, keep)
         return carry
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         carry, decay, keep = ctx.saved_tensors
-        dstates = torch.zeros_like(carry)
-        for j in range(len(carry) - 2, -1, -1):
-            torch.addcmul(grads[0][j + 1], dstates[j + 1], decay, out=dstates[j])
-            if keep is not None:
-                dstates[j] *= keep[j + 1]
+        if torch.compiler.is_compiling():
+            dstates = _doubled(grads[0].flip(0), decay).flip(0)
+        else:
+            dstates = torch.zeros_like(carry)
+            for j in range(len(carry) - 2, -1, -1):
+                torch.addcmul(grads[0][j + 1], dstates[j + 1], decay, out=dstates[j])
+                if keep is not None:
+                    dstates[j] *= keep[j + 1]
         return dstates, (dstates * carry).sum(0).sum(1, keepdim=True), None

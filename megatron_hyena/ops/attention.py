@@ -6,7 +6,7 @@ one, so that none can touch another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
+from megatron_hyena.ops.opaque import opaque
 
 HIDDEN = -1e4
 """Added to the score of a hidden key: its weight is exactly 0 in every precision."""
@@ -61,10 +62,22 @@ def causal_attention(
         [B, heads, L, head_dim].
     """
     width = q.shape[-1]
+    if documents is not None and torch.compiler.is_compiling():
+        tensors = [q, k, v, documents.position_BL, *([] if present is None else [present])]
+        return _in_graph(tensors, [] if window is None else [window])
     if present is not None:
         q, k, v = hide_keys(q, k, v, present)
     attend = partial(_one_document, window=window, scale=width**-0.5)
     return _by_document(attend, q, k, v, documents)[..., :width]
+
+
+def _body(tensors: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    q, k, v, position, *present = tensors
+    window = numbers[0] if numbers else None
+    return causal_attention(q, k, v, window, Documents(position), present[0] if present else None)
+
+
+_in_graph = opaque("causal_attention", _body)
 
 
 def hide_keys(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ Layout as in `ops.fir`: channel-first [D, B, L]; n chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import compute_dtype, full_precision, pad_to_chunks, toeplitz
+from megatron_hyena.ops.opaque import opaque
 
 CHUNK = 64
 HandOver = Callable[[Tensor, Tensor], Callable[[], Tensor]]
@@ -61,6 +62,9 @@ def modal_conv(
         [D, B, L] in `compute_dtype(z)`.
     """
     dtype, length = compute_dtype(z_DBL), z_DBL.shape[-1]
+    if documents is not None and hand_over is None and torch.compiler.is_compiling():
+        tensors = [x.to(dtype) for x in (z_DBL, log_rate_DN, residue_DN, skip_D)]
+        return _in_graph([*tensors, documents.position_BL], [chunk])
     rate, residue = torch.exp(log_rate_DN.to(dtype)), residue_DN.to(dtype)
     t = torch.arange(chunk + 1, device=rate.device, dtype=dtype)
     powers = torch.exp(-rate[..., None] * t)  # [D, N, C + 1]: lambda^0 .. lambda^C
@@ -86,6 +90,14 @@ def modal_conv(
         carried = carry.permute(1, 2, 0, 3).reshape(len(z), -1, rate.shape[1])
         y = _add_product(y, carried, weighted[..., 1:]).view_as(z)
     return y[..., :length] if placed is None else placed.collect(y)
+
+
+def _body(given: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    z, log_rate, residue, skip, position = given
+    return modal_conv(z, log_rate, residue, skip, numbers[0], Documents(position))
+
+
+_in_graph = opaque("modal_conv", _body)
 
 
 def _end_state(
@@ -176,7 +188,7 @@ class _Carries(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, decay: Tensor, keep: Tensor | None) -> Tensor:
-        if torch.compiler.is_compiling():
+        if keep is None and torch.compiler.is_compiling():
             carry = _doubled(states, decay)
         else:
             carry = torch.zeros_like(states)
@@ -190,7 +202,7 @@ class _Carries(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         carry, decay, keep = ctx.saved_tensors
-        if torch.compiler.is_compiling():
+        if keep is None and torch.compiler.is_compiling():
             dstates = _doubled(grads[0].flip(0), decay).flip(0)
         else:
             dstates = torch.zeros_like(carry)

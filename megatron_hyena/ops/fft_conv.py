@@ -19,9 +19,14 @@ from megatron_hyena.ops.fir import compute_dtype
 from megatron_hyena.ops.opaque import opaque
 
 
-@lru_cache(maxsize=256)
+@torch.compiler.assume_constant_result
 def fft_length(least: int) -> int:
     """Smallest even number >= `least` with no prime factor above 7."""
+    return _fft_length(least)
+
+
+@lru_cache(maxsize=256)
+def _fft_length(least: int) -> int:
     n = least + least % 2
     while True:
         rest = n

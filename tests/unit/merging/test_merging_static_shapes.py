@@ -25,11 +25,11 @@ from tests.oracles.merged_models import (
 LENGTH = 128
 
 
-def inputs(count: int = 20) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def inputs(length: int = LENGTH, count: int = 20) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Random letters, and the extremes: one letter only, any bytes, no boundary, all boundaries."""
     found = []
     for seed in range(count):
-        ids, track = dna(2, LENGTH, seed), boundaries(2, LENGTH, seed)
+        ids, track = dna(2, length, seed), boundaries(2, length, seed)
         if seed == 1:
             ids, track = torch.full_like(ids, ord("A")), torch.zeros_like(track)
         if seed == 2:
@@ -49,11 +49,11 @@ def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "kind"),
+    ("pattern", "kind", "length"),
     [
-        ("S(L)A", "wcc"),
+        ("S(L)A", "wcc", 40),
         *(
-            pytest.param(pattern, kind, marks=pytest.mark.slow)
+            pytest.param(pattern, kind, LENGTH, marks=pytest.mark.slow)
             for pattern, kind in (
                 ("SS([SMLA]2)SS", "wcc"),
                 ("S(S(SMLA)0.5S)0.667S", "wcc"),
@@ -63,11 +63,11 @@ def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
         ),
     ],
 )
-def test_a_merged_model_is_one_graph_for_all_inputs(pattern: str, kind: str) -> None:
+def test_a_merged_model_is_one_graph_for_all_inputs(pattern: str, kind: str, length: int) -> None:
     """Of both passes, with the ratio loss; the same numbers, and never compiled again."""
     config = merged_config(pattern, **KINDS[kind])
-    model = lively_model(config, dna(2, LENGTH))
-    assert assert_one_graph(losses(model), list(model.parameters()), inputs()) > 100
+    model = lively_model(config, dna(2, length))
+    assert assert_one_graph(losses(model), list(model.parameters()), inputs(length)) > 100
 
 
 @pytest.mark.slow

@@ -22,6 +22,9 @@ _NAMES = {
         *("HybridAttentionHyenaConfig", "create_hybrid_model"),
         *("optimize_for_sequence_length", "recompute_for_sequence_length"),
     ),
+    "megatron_hyena.compat.long_sequences": (
+        *("combine_chunk_outputs", "process_long_sequence_efficiently"),
+    ),
     "megatron_hyena.compat.memory": ("estimate_memory_usage",),
     "megatron_hyena.compat.filters": ("GenomicHyenaFilter", "HyenaFilter"),
     "megatron_hyena.compat.merging": ("AdaptiveMergingLayer", "DynamicMergingLayer"),
@@ -35,6 +38,7 @@ _NAMES = {
         *("RegressionHead", "SequenceClassificationHead", "TokenClassificationHead"),
     ),
     "megatron_hyena.model.multitask": ("MultiTaskHyenaGLT",),
+    "megatron_hyena.model.stream": ("Stream",),
     "megatron_hyena.observe.monitor": ("HyenaPerformanceMonitor",),
 }
 """Public names by the module that holds them."""

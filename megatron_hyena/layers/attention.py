@@ -69,12 +69,11 @@ class Attention(Mixer):
             reach = self.window - 1
             fetched = context.halo(torch.stack([k, v]), reach, dim=3).wait()
             fetched = fetched[:, :, :, max(0, reach - span.start) :]
-        elif exchange == "all_gather":
-            ranks = context.gather(torch.stack([k, v])).wait()  # [size, 2, B, heads, l, head_dim]
-            fetched = ranks.movedim(0, 3).flatten(3, 4)[:, :, :, : span.start]
-        else:
-            return k, v
-        return torch.cat([fetched[0], k], dim=2), torch.cat([fetched[1], v], dim=2)
+            return torch.cat([fetched[0], k], dim=2), torch.cat([fetched[1], v], dim=2)
+        if exchange == "all_gather":
+            whole = context.whole(torch.stack([k, v]), dim=3)[:, :, :, : span.start + span.length]
+            return whole[0], whole[1]
+        return k, v
 
     @staticmethod
     def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:

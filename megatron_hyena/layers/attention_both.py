@@ -40,8 +40,7 @@ class BothSidesAttention(Attention):
             keys and values [B, heads, more, head_dim], and the position of the first of them.
         """
         if self.provider.exchange == "all_gather":
-            ranks = self.provider.context.gather(torch.stack([k, v])).wait()
-            whole = ranks.movedim(0, 3).flatten(3, 4)
+            whole = self.provider.context.whole(torch.stack([k, v]), dim=3)
             return whole[0], whole[1], 0
         return k, v, span.start
 

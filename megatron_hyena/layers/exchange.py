@@ -58,22 +58,25 @@ def add_spill(own_DBl: Tensor, history_DBh: Tensor, taps_GK: Tensor, span: Span)
 def state_across(context: Context, span: Span) -> HandOver:
     """Brings the carry of a modal filter (`ops.modal`) at the start of this rank's span.
 
-    One all-gather of what each span leaves behind, were its own carry 0. What rank q left reaches
-    rank r decayed over the r - q - 1 spans between them, if one document holds all of it:
+    Each span tells what it leaves behind, were its own carry 0; what was carried into it is handed
+    on, decayed over its length, if no document begins in it:
 
-        carry_r = sum_{q < r} lambda^(l (r - q - 1)) end_q
+        carry_{q+1} = end_q + lambda^l carry_q
     """
+    length, passes, begun_before = span.length, None, None
+    if span.whole is not None and span.own is not None:
+        passes = span.whole.position_BL[:, length - 1 :: length] >= length  # [B, spans]
+        begun_before = (span.own.position_BL[:, 0] > 0)[:, None]
 
     def begin(end_DBN: Tensor, rate_DN: Tensor) -> Callable[[], Tensor]:
-        pending = context.gather(end_DBN)
-        between = context.rank - 1 - torch.arange(context.size, device=end_DBN.device)
-        distance = between.clamp(min=0) * span.length
-        reaches = (between >= 0)[:, None].expand(-1, end_DBN.shape[1])
-        if span.own is not None:
-            reaches = reaches & (span.own.position_BL[:, 0] > distance[:, None])
-        decay = torch.exp(-rate_DN * distance[:, None, None].to(rate_DN.dtype))
-        share = decay[:, :, None] * reaches[:, None, :, None]  # [size, D, B, N]
-        return lambda: (share * pending.wait()).sum(0)
+        decay = torch.exp(-rate_DN * length)[:, None]
+
+        def step(carry_DBN: Tensor, left_DBN: Tensor, q: int) -> Tensor:
+            kept = decay if passes is None else decay * passes[:, q, None]
+            return torch.addcmul(left_DBN, kept, carry_DBN)
+
+        pending = context.carry(end_DBN, step)
+        return lambda: pending.wait() * (1.0 if begun_before is None else begun_before)
 
     return begin
 

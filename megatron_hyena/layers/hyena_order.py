@@ -131,6 +131,10 @@ class HyenaOperator(HyenaMixer):
 
         if self.provider.exchange == "local":
             return convolve(z_DBl, ALL_CHANNELS, span.own)
+        if self.provider.exchange == "all_gather":
+            whole = self.provider.context.whole(z_DBl, dim=2)
+            held = slice(span.start, span.start + span.length)
+            return convolve(whole, ALL_CHANNELS, span.whole)[..., held]
         return over_channels(self.provider.context, convolve, z_DBl, span)
 
     @staticmethod

@@ -9,10 +9,14 @@ on its own channels over its rank's span of the sequence, and reaches other rank
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
+
+Step = Callable[[Tensor, Tensor, int], Tensor]
+"""(what is carried into stretch q, what q leaves behind by itself, q) -> what it hands on."""
 
 
 class Pending(Protocol):
@@ -24,17 +28,21 @@ class Pending(Protocol):
 
 
 class Context(Protocol):
-    """One rank's view of the ranks that share a sequence, each holding an equal stretch.
+    """What is held elsewhere of the sequence of which a stretch is at hand.
 
-    All exchanges are differentiable and collective: every rank of the group makes the same calls.
-    What starts one returns at once, and so does its backward: work in between hides the transfer.
+    Between ranks each holds an equal stretch. All exchanges are differentiable and collective:
+    every rank of the group makes the same calls. What starts one returns at once, and so does its
+    backward: work in between hides the transfer. In time (`layers.memory`) the stretches before
+    this one are remembered.
 
     Attributes:
         rank, size: place in the group; rank r holds the r-th stretch.
+        alone: whether the stretch is the whole sequence.
     """
 
     rank: int
     size: int
+    alone: bool
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
         """Start to fetch the `width` positions before this rank's first one along `dim`.
@@ -43,8 +51,15 @@ class Context(Protocol):
         """
         ...
 
-    def gather(self, x: Tensor) -> Pending:
-        """Start to fetch every rank's `x`, stacked in order: [size, ...]."""
+    def whole(self, x: Tensor, dim: int) -> Tensor:
+        """The stretches of all ranks (in time: of all until now), joined along `dim` >= 0."""
+        ...
+
+    def carry(self, end: Tensor, step: Step) -> Pending:
+        """Start to fetch what the stretches before hand on, folded by `step` in order, from zeros.
+
+        `end` is what this stretch leaves behind by itself, of equal shape on all.
+        """
         ...
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
@@ -69,6 +84,7 @@ class OneRank:
 
     rank = 0
     size = 1
+    alone = True
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
         """See `Context.halo`: there is nothing before."""
@@ -76,9 +92,13 @@ class OneRank:
         shape[dim] = width
         return Arrived(x.new_zeros(shape))
 
-    def gather(self, x: Tensor) -> Pending:
-        """See `Context.gather`."""
-        return Arrived(x[None])
+    def whole(self, x: Tensor, dim: int) -> Tensor:
+        """Identity."""
+        return x
+
+    def carry(self, end: Tensor, step: Step) -> Pending:
+        """See `Context.carry`: nothing was before."""
+        return Arrived(end * 0.0)
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
         """Identity."""

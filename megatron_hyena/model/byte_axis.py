@@ -10,21 +10,22 @@ from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.merging.axis import Axis
-from megatron_hyena.layers.merging.kmers import kmer_complexity
-from megatron_hyena.layers.merging.trunk import ByteTrunk
-from megatron_hyena.layers.provider import Context
+from megatron_hyena.layers.merging.kmers import SPAN, STEP, kmer_complexity
+from megatron_hyena.layers.merging.trunk import REACH, ByteTrunk
 from megatron_hyena.ops.documents import Documents
 
 PAD = 1
 """The byte that fills documents up; see `data.alphabet`."""
 MASK = 2
 """The byte that stands for one that is hidden."""
+HISTORY = -(-max(SPAN, REACH) // STEP) * STEP
+"""Bytes before a stretch that its axis depends on, or more."""
 
 
 class ByteAxis(nn.Module):
     """Places, padding, and what routers want to know of the bytes alone.
 
-    Every rank has the bytes of whole sequences, so none of it is exchanged.
+    Whoever holds a stretch has the bytes before it too, so none of it is exchanged.
     """
 
     def __init__(self, config: HyenaGLTConfig) -> None:
@@ -40,13 +41,18 @@ class ByteAxis(nn.Module):
         ids_BL: Tensor,
         documents: Documents | None,
         tracks: Mapping[str, Tensor],
-        stream: Context,
+        held: slice,
+        first: int = 0,
     ) -> Axis:
-        """The axis of this rank's slice of the stream; `ids_BL` and `tracks` are whole, padded."""
-        length = ids_BL.shape[1] // stream.size
-        start, stop = stream.rank * length, (stream.rank + 1) * length
+        """The axis of the bytes `held` of `ids_BL`, whose tracks and documents are as long.
+
+        At least `HISTORY` bytes stand before those held, or all that there are; `first` is the
+        place in the sequence of the first byte given.
+        """
+        start, stop = held.start, held.stop
         if documents is None:
-            position = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+            position = torch.arange(first, first + ids_BL.shape[1], device=ids_BL.device)
+            position = position.expand_as(ids_BL)
         else:
             position = documents.position_BL
         features = None

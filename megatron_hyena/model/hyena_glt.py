@@ -27,6 +27,7 @@ from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
 from megatron_hyena.layers.bidirectional import both_ways
 from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
+from megatron_hyena.layers.merging.axis import Axis, neutral
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.mixer import Mixer
@@ -168,8 +169,7 @@ class HyenaGLT(nn.Module):
             )
         documents = self._documents(document_ids, ids.shape[1])
         padded = {
-            name: self._padded(track, float("nan") if track.is_floating_point() else 0)
-            for name, track in (tracks or {}).items()
+            name: self._padded(track, neutral(track)) for name, track in (tracks or {}).items()
         }
         context = self.provider.context
         held = {
@@ -177,15 +177,29 @@ class HyenaGLT(nn.Module):
         }
         length = ids.shape[1] // context.size
         span = Span.of_rank(context.rank, length, documents, held)
-        x = self.embedding(ids[:, span.start : span.start + length].t())
+        stream, axis = self.provider.stream, None
+        if self.stages:
+            part = ids.shape[1] // stream.size
+            own = slice(stream.rank * part, (stream.rank + 1) * part)
+            axis = self.byte_axis(ids, documents, padded, own)
+        types = padded.get("type")
+        ids = ids[:, span.start : span.start + length]
+        return self.walk_span(ids, None if types is None else self._slice(types), span, axis)
+
+    def walk_span(
+        self, ids_Bl: Tensor, types: Tensor | None, span: Span, axis: Axis | None
+    ) -> tuple[Tensor, Walk]:
+        """From the bytes of a span, and the types of the positions of the stream at hand, on.
+
+        Returns:
+            final hidden states [l, B, h] (a slice of l under sequence parallelism), and the way.
+        """
+        x = self.embedding(ids_Bl.t())
         if self.types is not None:
-            given = padded.get("type")
-            x = self.types(x, None if given is None else self._slice(given).t())
-        axis = self.byte_axis(ids, documents, padded, self.provider.stream) if self.stages else None
+            x = self.types(x, None if types is None else types.t())
         recomputed = self.recomputed if self.training else (False,) * len(self.blocks)
         walk = Walk(self.blocks, recomputed, self.stages, self.provider)
-        x = walk.run(self.layout.items, x, span, axis)
-        normed: Tensor = self.final_norm(x)
+        normed: Tensor = self.final_norm(walk.run(self.layout.items, x, span, axis))
         return normed, walk
 
     def _documents(self, document_ids: Tensor | None, length: int) -> Documents | None:

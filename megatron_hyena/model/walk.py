@@ -72,10 +72,11 @@ class Walk:
         assert isinstance(stage, MergedStage)
         u, merge = stage.merge(x_LBH, axis)
         self.merges[item.number] = merge
-        whole = span.whole
+        whole, window, per_window = span.whole, stage.shape.window, stage.shape.slots
         if whole is not None:
-            whole = slot_documents(whole, stage.shape.window, stage.shape.slots)
-        slots = merge.axis.span(self.provider.stream, self.provider.context, whole)
+            whole = slot_documents(whole, window, per_window)
+        ends = (end // window * per_window for end in (span.start, span.start + span.length))
+        slots = merge.axis.span(self.provider.stream, slice(*ends), whole)
         z, inside = self._through_all(item.items, u, slots, merge.axis)
         penalty: Tensor | float = 0.0 if merge.penalty_LB is None else merge.penalty_LB
         if isinstance(inside, Tensor):

@@ -1,4 +1,4 @@
-"""The ranks that share a sequence: halo, gather and switch, each exact in both directions.
+"""The ranks that share a sequence: halo, whole, carry and switch, each exact in both directions.
 
 A transfer starts in one autograd node and ends in another. Autograd runs the nodes of a graph from
 the last made to the first, so the backward of what was computed between the two hides the way back
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_hyena.layers.provider import Pending
+from megatron_hyena.layers.provider import Pending, Step
 from megatron_hyena.parallel.traffic import Traffic
 from megatron_hyena.parallel.transfers import Gather, Halo, Ranks, Switch, Transfer
 
@@ -32,14 +32,19 @@ class ContextRanks:
     ) -> None:
         self.ranks = Ranks(group, traffic, kind, backwards)
         self.rank, self.size = self.ranks.rank, self.ranks.size
+        self.alone = self.size == 1
 
     def halo(self, x: Tensor, width: int, dim: int = -1) -> Pending:
         """See `Context.halo`."""
         return _start(x, Halo(self.ranks, width, dim))
 
-    def gather(self, x: Tensor) -> Pending:
-        """See `Context.gather`."""
-        return _start(x, Gather(self.ranks))
+    def whole(self, x: Tensor, dim: int) -> Tensor:
+        """See `Context.whole`."""
+        return _start(x, Gather(self.ranks)).wait().movedim(0, dim).flatten(dim, dim + 1)
+
+    def carry(self, end: Tensor, step: Step) -> Pending:
+        """See `Context.carry`: one all-gather, folded by every rank for itself."""
+        return _Folded(_start(end, Gather(self.ranks)), step, self.rank)
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
         """See `Context.switch`."""
@@ -67,6 +72,20 @@ class _Started:
     def wait(self) -> Tensor:
         arrived: Tensor = _Wait.apply(self.token, self.transfer)
         return arrived
+
+
+class _Folded:
+    """What `count` ranks hand on, once the ends of all are here."""
+
+    def __init__(self, ends: Pending, step: Step, count: int) -> None:
+        self.ends, self.step, self.count = ends, step, count
+
+    def wait(self) -> Tensor:
+        ends = self.ends.wait()
+        carry = ends[0] * 0.0  # not zeros: the backward of the exchange needs all ranks
+        for q in range(self.count):
+            carry = self.step(carry, ends[q], q)
+        return carry
 
 
 class _Start(torch.autograd.Function):

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from megatron_hyena.layers.provider import Arrived, DenseProvider, Pending
+from megatron_hyena.layers.provider import Arrived, DenseProvider, Pending, Step
 
 Result = TypeVar("Result")
 
@@ -41,6 +41,7 @@ class ThreadContext:
     def __init__(self, table: Table, rank: int, backwards: bool = False) -> None:
         self.table, self.size, self.backwards = table, table.size, backwards
         self.seat, self.rank = rank, table.size - 1 - rank if backwards else rank
+        self.alone = table.size == 1
 
     def reversed(self) -> ThreadContext:
         """Counted from the other end."""
@@ -59,9 +60,17 @@ class ThreadContext:
         padded = torch.cat([nothing, whole], dim=-1)
         return Arrived(padded[..., end - width : end].movedim(-1, dim))
 
-    def gather(self, x: Tensor) -> Pending:
-        """[size, ...]."""
-        return Arrived(torch.stack(self.meet(x)))
+    def whole(self, x: Tensor, dim: int) -> Tensor:
+        """Every rank's, side by side."""
+        return torch.cat(self.meet(x), dim=dim)
+
+    def carry(self, end: Tensor, step: Step) -> Pending:
+        """Of the ranks before, one after the other."""
+        ends = self.meet(end)
+        carry = torch.zeros_like(end)
+        for q in range(self.rank):
+            carry = step(carry, ends[q], q)
+        return Arrived(carry)
 
     def switch(self, x: Tensor, cut: int, join: int) -> Tensor:
         """This rank's part of every x, joined."""

@@ -19,6 +19,7 @@ SCRIPTS = {
     "custom_filter": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
+    "read_in_pieces": ["--width", "16", "--length", "500", "--chunk", "90"],
     "sequence_lengths": [],
 }
 
@@ -73,6 +74,13 @@ def test_each_length_has_its_speed(printed: list[str]) -> None:
         assert int(first(rf"^length {length}: (\d+) tokens", line)) > 0
     assert printed[2] == "Performance of 2 forward passes"
     assert "average sequence length: 96" in printed[3]
+
+
+@run("read_in_pieces")
+def test_chunks_are_the_whole_and_go_on(printed: list[str]) -> None:
+    assert float(first(r"differ by (\S+)", printed[0])) < 1e-4
+    assert float(first(r"remembered: (\d+) KiB", printed[1])) > 0
+    assert re.fullmatch(r"written: [ACGT]{20}", printed[2])
 
 
 @run("custom_filter")

@@ -18,19 +18,16 @@ def shifted(x_LBH: Tensor, stream: Context) -> Tensor:
 def scan_across(keep_TB: Tensor, x_TBH: Tensor, stream: Context) -> Tensor:
     """`ops.merging.scan` over the slices of all ranks, in order.
 
-    Each rank scans its own from zero; what the ranks before leave behind is added, decayed. One
-    all-gather of (h + 1) B numbers.
+    Each rank scans its own from zero; what the ranks before leave behind is added, decayed. Of each
+    rank (h + 1) B numbers are fetched, the last of which is what it leaves of what it was handed.
     """
     own = scan(keep_TB, x_TBH)
-    if stream.size == 1:
+    if stream.alone:
         return own
     left = decay(keep_TB)
-    ends = stream.gather(torch.cat([own[-1], left[-1][:, None]], dim=1)).wait()
-    carries = [torch.zeros_like(ends[0, :, :-1])]
-    for end in ends[:-1]:
-        carries.append(end[:, -1:] * carries[-1] + end[:, :-1])
-    # A sum over all ranks, not a choice: each rank's backward has a part in the exchange.
-    mine = torch.arange(stream.size, device=ends.device) == stream.rank
-    carry = (torch.stack(carries) * mine[:, None, None].to(ends.dtype)).sum(0)
-    carry = carry + 0.0 * ends.sum()
-    return own + left[..., None] * carry
+
+    def step(carry: Tensor, end: Tensor, _: int) -> Tensor:
+        return end + end[:, -1:] * carry
+
+    carry = stream.carry(torch.cat([own[-1], left[-1][:, None]], dim=1), step).wait()
+    return own + left[..., None] * carry[:, :-1]

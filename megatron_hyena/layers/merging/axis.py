@@ -73,29 +73,27 @@ class Axis:
             counted_LB=chunks.at_openings(self.counted_LB, False),
             router_LBR=None if features is None else chunks.openings(features),
             complexity_LB=None if complexity is None else chunks.at_openings(complexity, 0.0),
-            tracks={n: chunks.at_openings(t, _neutral(t)) for n, t in self.tracks.items()},
+            tracks={n: chunks.at_openings(t, neutral(t)) for n, t in self.tracks.items()},
             hidden_LB=None if hidden is None else chunks.at_openings(hidden, False),
             protected_LB=None if protected is None else chunks.at_openings(protected, False),
         )
 
-    def span(self, stream: Context, context: Context, whole: Documents | None) -> Span:
-        """The span of these slots for mixers, which hold whole stretches; `whole` are documents.
+    def span(self, stream: Context, held: slice, whole: Documents | None) -> Span:
+        """The span of the slots `held` for mixers, which hold whole stretches.
 
-        Every rank learns all places: 4 bytes per slot and row.
+        `whole` are documents. Every rank learns all places: 4 bytes per slot and row.
         """
 
         def gathered(values_LB: Tensor) -> Tensor:
-            return stream.gather(values_LB.contiguous()).wait().flatten(0, 1).t().contiguous()
+            return stream.whole(values_LB.contiguous(), dim=0).t().contiguous()
 
-        places = gathered(self.place_LB.int())
-        length = places.shape[1] // context.size
-        held = slice(context.rank * length, (context.rank + 1) * length)
         tracks = {name: gathered(track)[:, held] for name, track in self.tracks.items()}
         own = None if whole is None else whole.stretch(held.start, held.stop)
-        return Span(held.start, length, whole, own, tracks, places)
+        places = gathered(self.place_LB.int())
+        return Span(held.start, held.stop - held.start, whole, own, tracks, places)
 
 
-def _neutral(track: Tensor) -> float | int:
+def neutral(track: Tensor) -> float | int:
     """What a track says of an empty slot: nothing."""
     return float("nan") if track.is_floating_point() else 0
 

@@ -73,6 +73,14 @@ def test_the_dense_model_comes_back(tmp_path):
     assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
 
 
+def test_parameters_that_only_one_version_has_are_named(tmp_path):
+    manifest = save(tmp_path / "step_00000001", dense_model(seed=4), 1)
+    manifest.parameters["blocks.0.mixer.new"] = manifest.parameters.pop("blocks.0.mixer.taps")
+    write_manifest(tmp_path / "step_00000001", manifest)
+    with pytest.raises(UserError, match=r"step_00000001 was .* 'blocks.0.mixer.new' .*\(2 are\)"):
+        load_dense(tmp_path)
+
+
 def test_a_damaged_file_of_the_right_size_is_a_users_error(tmp_path):
     manifest = save(tmp_path / "step", dense_model(seed=5), 2)
     file = tmp_path / "step" / tensor_file(1, 2)

@@ -120,7 +120,7 @@ def test_the_jacobian_is_zero_above_the_diagonal(case: str) -> None:
     """
     model, ids = made(case)
     seen: list[Tensor] = []
-    model.embedding.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    model.embedding.register_forward_hook(lambda _m, _i, out: seen.insert(0, out))
 
     def note_features(_module: object, _inputs: object, axis: Axis) -> None:
         if axis.router_LBR is not None:

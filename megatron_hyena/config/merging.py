@@ -27,7 +27,7 @@ CHOICES = {
     "merger": MERGERS,
     "similarity": ("mlp", "cosine"),
     "merge_fn": ("linear", "select", "mean"),
-    "complexity": ("window", "kmer"),
+    "complexity": ("window", "kmer", "global"),
     "ratio_loss": ("lagged", "none"),
     "smoothing": ("ema", "none"),
     "router_input": ("encoder", "trunk"),

@@ -119,8 +119,8 @@ class HyenaGLTConfig:
     adaptive: bool = False
     """Merge more where sequence is simple, less where it is complex, with the same total."""
     complexity: str = "window"
-    """Complexity for `adaptive`: `window`, learned from means of earlier windows, or `kmer`, the
-    entropy of 3-mers of the last 64 bytes."""
+    """Complexity for `adaptive`: `window`, learned from means of earlier windows, `kmer`, the
+    entropy of 3-mers of the last 64 bytes, or (not causal) `global`, of the document's mean."""
     gamma: float = 2.0
     """Strength of `adaptive`, logits per unit of complexity."""
     ratio_loss: str = "lagged"

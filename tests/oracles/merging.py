@@ -132,8 +132,10 @@ def complexities(
         inside = range(first, first + sizes.window)
         if any(row.places[t] == 0 for t in inside):
             memory = np.zeros_like(memory)
-        hidden = np.maximum(w["weight_in"] @ memory + w["bias_in"], 0)
-        found += [sigmoid(float(w["weight_out"] @ hidden + w["bias_out"][0]))] * sizes.window
+            found += [sizes.mean_complexity] * sizes.window  # nothing is known
+        else:
+            hidden = np.maximum(w["weight_in"] @ memory + w["bias_in"], 0)
+            found += [sigmoid(float(w["weight_out"] @ hidden + w["bias_out"][0]))] * sizes.window
         present = [normed[t] for t in inside if row.places[t] >= 0]
         mean = sum(present, np.zeros_like(memory)) / max(len(present), 1)
         memory = CARRIED * memory + (1 - CARRIED) * mean

@@ -94,7 +94,11 @@ CASES |= {
 CASES |= {
     "both ways": Case(replace(MIXED, causal=False), packed=True, length=150),
     "both ways merged": Case(
-        replace(MERGED, pattern="S(LA)0.6M", causal=False), packed=True, length=192
+        replace(
+            MERGED, pattern="S(LA)0.6M", causal=False, adaptive=True, complexity="global", gamma=4.0
+        ),
+        packed=True,
+        length=192,
     ),
 }
 

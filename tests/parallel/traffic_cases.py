@@ -62,6 +62,10 @@ CASES |= {
         *("parallel.tensor=2", "parallel.sequence=true", "parallel.context=2", *MASKED, *OTHERS),
         "parallel.recompute=block",
     ],
+    "both ways merged cp4": [
+        *("parallel.context=4", "model.pattern=S(LA)S", "model.adaptive=true"),
+        *("model.complexity=global", *MASKED, *MERGED),
+    ],
 }
 
 

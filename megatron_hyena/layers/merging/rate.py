@@ -133,7 +133,7 @@ class Rate(nn.Module):
         if positions <= anchors:
             return {}
         free = positions - anchors
-        self._move(totals, self.eta)
+        self._move(totals, self.eta, self._compensation(wanted, opened - anchors))
         self.wanted.mul_(LAG).add_((1 - LAG) * wanted / free)
         self.complexity.mul_(LAG).add_((1 - LAG) * complexity / FIXED_POINT / positions)
         lengths = totals[SCALARS + BINS :].double().cpu()
@@ -151,12 +151,21 @@ class Rate(nn.Module):
             "length_95": float(long),
         }
 
-    def _move(self, totals: Tensor, eta: float) -> None:
-        """Shift by a share of the distance to the quantile that gives the rate."""
+    @staticmethod
+    def _compensation(wanted: int, opened: int) -> float:
+        """How many must want to open for one to: the budget drops some where chunks crowd."""
+        return max(wanted / opened, 1.0) if opened > 0 else 1.0
+
+    def _move(self, totals: Tensor, eta: float, compensation: float = 1.0) -> None:
+        """Shift by a share of the distance to the quantile that gives the rate.
+
+        `compensation` raises the fraction that is to want to open; at rest, what opens is as asked.
+        """
         histogram = totals[SCALARS : SCALARS + BINS].double().cpu()
         positions, anchors = totals[[POSITIONS, ANCHORS]].tolist()
         if histogram.sum() > 0:
-            target = self._free_target(positions, anchors)
+            target = self._free_target(positions, anchors) * compensation
+            target = min(target, 1 - 1 / (4 * max(positions - anchors, 1)))
             self.shift -= eta * _quantile(histogram, 1 - target)
 
 

@@ -4,7 +4,8 @@
 
 A position wants to open a chunk where a_t > 0, that is where its similarity to its predecessor is
 below the threshold, shifted by `layers.merging.rate` to the asked rate. c_w is the complexity of
-the windows before w, c_ref its lagged mean: complexity moves chunks about and keeps their number.
+the windows before w (or, where the model is not causal and `complexity=global` asks for it, of the
+whole document), c_ref its lagged mean: complexity moves chunks about and keeps their number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron_hyena.config.merging import StageShape
@@ -40,8 +42,8 @@ class Router(nn.Module):
         self.norm = RMSNorm(features, config.norm_eps)
         self.similarity = SIMILARITIES[similarity](features, config.hidden_size)
         self.rate = Rate(shape, config)
-        learned = config.adaptive and config.complexity == "window"
-        self.complexity = Complexity(features) if learned else None
+        learned = config.adaptive and config.complexity in ESTIMATORS
+        self.complexity = ESTIMATORS[config.complexity](features) if learned else None
         self.adaptive, self.gamma, self.window = config.adaptive, config.gamma, shape.window
         self.temperature = config.router_temperature
         self.threshold_logit = math.log(config.threshold / (1 - config.threshold))
@@ -62,7 +64,8 @@ class Router(nn.Module):
     def _complexity(self, x_LBR: Tensor, axis: Axis, stream: Context) -> Tensor | None:
         if self.complexity is not None:
             learned: Tensor = self.complexity(x_LBR, axis, self.window, stream)
-            return learned
+            mean = self.rate.complexity.to(learned.dtype)
+            return torch.where(self.complexity.unknown(axis, self.window), mean, learned)
         if not self.adaptive:
             return None
         assert axis.complexity_LB is not None
@@ -73,6 +76,7 @@ class Complexity(nn.Module):
     """The seed's estimator sigmoid(MLP(mean)), of the windows before, never of the window itself.
 
     h_w = MEMORY h_{w-1} + (1 - MEMORY) mean_w, begun anew in each document; c_w = f(h_{w-1}).
+    Of a document's first window nothing is known: it counts as the mean, and f(0) is never used.
     """
 
     def __init__(self, features: int) -> None:
@@ -85,13 +89,62 @@ class Complexity(nn.Module):
 
     def forward(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
         """c [L, B], the same over each window."""
-        present = axis.present.to(x_LBR.dtype).unflatten(0, (-1, window))
-        sums = (x_LBR.unflatten(0, (-1, window)) * present[..., None]).sum(1)
-        mean = sums / present.sum(1).clamp(min=1.0)[..., None]
-        begun = axis.begins.unflatten(0, (-1, window)).any(1)
-        keep = torch.where(begun, 0.0, MEMORY).to(mean.dtype)
-        memory = scan_across(keep, (1 - MEMORY) * mean, stream)
-        before = shifted(memory, stream).masked_fill(begun[..., None], 0.0)
-        hidden = torch.relu(before @ self.weight_in.t() + self.bias_in)
+        mean = self.mean(x_LBR, axis, window, stream)
+        hidden = torch.relu(mean @ self.weight_in.t() + self.bias_in)
         c = torch.sigmoid(hidden @ self.weight_out + self.bias_out)
         return c.repeat_interleave(window, dim=0)
+
+    def unknown(self, axis: Axis, window: int) -> Tensor:
+        """Positions without anything to compute it from, bool [L, B]."""
+        return _begun(axis, window).repeat_interleave(window, dim=0)
+
+    def mean(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
+        """What each window's complexity is computed from: [n, B, r]."""
+        sums, count = _window_sums(x_LBR, axis.present, window)
+        mean = sums / count.clamp(min=1.0)
+        begun = _begun(axis, window)
+        keep = torch.where(begun, 0.0, MEMORY).to(mean.dtype)
+        memory = scan_across(keep, (1 - MEMORY) * mean, stream)
+        return shifted(memory, stream).masked_fill(begun[..., None], 0.0)
+
+
+class GlobalComplexity(Complexity):
+    """The same estimator of the mean over the whole document, padding left out, as the seed has it.
+
+    Only for models that are not causal: each window sees what lies behind it.
+    """
+
+    def unknown(self, axis: Axis, window: int) -> Tensor:
+        """None: bool [1, 1]."""
+        return torch.zeros_like(axis.begins[:1, :1])
+
+    def mean(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
+        """[n, B, r], the same for all windows of a document but for rounding.
+
+        Sums from the left, up to and with the window, and from the right, behind it.
+        """
+        own = torch.cat(_window_sums(x_LBR, axis.counted_LB, window), dim=-1)
+        goes_on = (~_begun(axis, window)).to(own.dtype)
+        left = scan_across(goes_on, own, stream)
+        # What a window passes on to the one before it is nothing where its document begins.
+        turned = goes_on.flip(0)
+        passed = turned[..., None] * own.flip(0)
+        # One step ahead of all, so that each window gets what came before its own.
+        keep, passed = F.pad(turned, (0, 0, 1, 0), value=1.0), F.pad(passed, (0, 0, 0, 0, 1, 0))
+        total = left + scan_across(keep, passed, stream.reversed())[:-1].flip(0)
+        return total[..., :-1] / total[..., -1:].clamp(min=1.0)
+
+
+ESTIMATORS: dict[str, type[Complexity]] = {"window": Complexity, "global": GlobalComplexity}
+"""By the name of `model.complexity`; others come from bytes alone."""
+
+
+def _window_sums(x_LBR: Tensor, of_LB: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Of each window, the sum over the positions `of` it, and how many: [n, B, r] and [n, B, 1]."""
+    weight = of_LB.to(x_LBR.dtype).unflatten(0, (-1, window))[..., None]
+    return (x_LBR.unflatten(0, (-1, window)) * weight).sum(1), weight.sum(1)
+
+
+def _begun(axis: Axis, window: int) -> Tensor:
+    """Whether a document begins in the window (with it), bool [n, B]."""
+    return axis.begins.unflatten(0, (-1, window)).any(1)

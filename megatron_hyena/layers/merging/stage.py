@@ -209,6 +209,8 @@ def merging_numbers(config: HyenaGLTConfig) -> tuple[int, int]:
         if config.adaptive and config.complexity == "window":
             halos += features
             gathers += features + 1
+        if config.adaptive and config.complexity == "global":
+            gathers += 2 * (features + 2)  # sums and counts from both sides
         gathers += width + 1 if config.smoothing == "ema" else 0
     if config.merger != "hnet" and config.merge_fn != "select":
         halos += width + (1 if config.merge_fn == "mean" else 0)

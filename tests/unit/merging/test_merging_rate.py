@@ -111,6 +111,29 @@ def test_updates_reach_the_asked_rate_of_fixed_logits(merge_ratio: float) -> Non
     assert rate.update(rate.take())["shift"] == pytest.approx(settled, abs=2 * WIDTH)
 
 
+def test_the_rate_holds_where_chunks_crowd_and_the_budget_drops_many() -> None:
+    """Half of the windows want all: what they are refused, the others open."""
+    rate = Rate(StageShape(64, 40, 0.5), merged_config(window=64))
+    crowd = (torch.arange(64 * 200) // 64 % 2 * 4.0 - 2.0)[:, None]
+    logits, figures = normal(64 * 200, 2) + crowd, {}
+    for _ in range(40):
+        drawn_pass(rate, logits)
+        figures = rate.update(rate.take())
+    assert figures["dropped"] > 0.1
+    assert figures["kept"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_from_all_wanting_to_open_the_rate_comes_back() -> None:
+    rate = Rate(StageShape(64, 40, 0.5), merged_config(window=64))
+    rate.shift.fill_(30.0)
+    figures = {}
+    for _ in range(12):
+        drawn_pass(rate, normal(64 * 200, 2))
+        figures = rate.update(rate.take())
+    assert figures["dropped"] < 0.01
+    assert figures["kept"] == pytest.approx(0.5, abs=0.01)
+
+
 def test_calibration_reaches_the_rate_in_one_batch() -> None:
     rate = Rate(StageShape(64, 64, 0.75), merged_config(merge_ratio=0.75, window=64))
     logits = 2 * normal(64 * 200, 2) - 5

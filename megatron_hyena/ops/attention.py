@@ -24,14 +24,17 @@ MASK_ELEMENTS = 1 << 26
 """Largest mask made where the keys begin before the queries; queries are taken in blocks."""
 
 
-def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), fp32 or wider.
+def rotary_angles(
+    positions: Tensor, head_dim: int, base: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), in `dtype`.
 
-    RoFormer (arXiv:2104.09864) in the NeoX layout; `positions` [..., L] is floating.
+    RoFormer (arXiv:2104.09864) in the NeoX layout. `positions` [..., L] are integers; angles are
+    fp64, since fp32 knows those of a chromosome's end to a radian only.
     """
-    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype)
-    angles = positions[..., None] * base ** (-i / head_dim)
-    return angles.cos(), angles.sin()
+    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
+    angles = positions[..., None].double() * base ** (-i / head_dim)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -89,7 +92,8 @@ def hide_keys(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor,
     width = q.shape[-1] - HIDING_CHANNELS
     first = torch.zeros(q.shape[-1], dtype=q.dtype, device=q.device)
     first[width] = 1.0
-    hidden = (~present).to(k.dtype)[:, None, :, None] * (HIDDEN * width**0.5)
+    least = max(HIDDEN * width**0.5, torch.finfo(k.dtype).min / 2)
+    hidden = (~present).to(k.dtype)[:, None, :, None] * least
     return q + first, k + hidden * first, v
 
 

@@ -4,8 +4,8 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 CODE := megatron_hyena pretrain tools launch tests benchmarks examples
 # On all cores, up to four. Tests of a file stay together, since they share what it sets up; the
-# rooms with the long files come first.
-SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# rooms with the long files come first. A process that dies is not replaced: the run has failed.
+SPREAD := -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check format docs clean

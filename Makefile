@@ -3,6 +3,9 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 CODE := megatron_hyena pretrain tools launch tests benchmarks examples
+# On all cores, up to four. Tests of a file stay together, since they share what it sets up; the
+# rooms with the long files come first. A process that dies is not replaced: the run has failed.
+SPREAD := -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check format docs clean
@@ -19,14 +22,14 @@ quickstart: $(STAMP)  ## from the shipped genome to a trained, evaluated, export
 	@$(PYTHON) -m tools.quickstart
 
 test: $(STAMP)  ## the whole suite
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest $(SPREAD)
 
 check: $(STAMP)  ## formatting, lint, types, import contracts, fast tests
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy $(CODE)
 	.venv/bin/lint-imports
-	$(PYTHON) -m pytest -m "not parallel and not slurm and not smoke and not slow and not gpu"
+	$(PYTHON) -m pytest $(SPREAD) -m "not parallel and not slurm and not smoke and not slow and not gpu"
 
 format: $(STAMP)  ## let ruff format and mend
 	$(PYTHON) -m ruff format .

@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,29 +54,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--inner", default="SMLA", help="blocks of the merged stage")
+    parser.add_argument("--pattern", default="SM([SLA]2)S", help="with one merged stage")
     parser.add_argument("--only", nargs="*", help="variants to train")
     arguments = parser.parse_args(argv)
     rows, missed = [], False
     for genome in arguments.genome:
         name, _, path = genome.partition("=")
         bases = read_bases(Path(path))
-        found: dict[str, list[Result]] = {}
-        for variant, config in variants(arguments).items():
-            if arguments.only and variant not in arguments.only:
-                continue
-            found[variant] = [
-                train(config, bases, arguments.seconds, seed) for seed in range(arguments.seeds)
-            ]
-            rows.append(_row(name, variant, found[variant], config))
-            print("|", " | ".join(rows[-1]), "|", flush=True)
+        wanted = arguments.only or list(variants(arguments))
+        chosen = {v: config for v, config in variants(arguments).items() if v in wanted}
+        found: dict[str, list[Result]] = {variant: [] for variant in chosen}
+        # Variants take turns: what slows the machine for a while slows all of them.
+        for seed, (variant, config) in product(range(arguments.seeds), chosen.items()):
+            found[variant].append(train(config, bases, arguments.seconds, seed))
+            print(f"{name}, {variant}, seed {seed}: {found[variant][-1]}", flush=True)
+        for variant, results in found.items():
+            rows.append(_row(name, variant, results, chosen[variant]))
         mean = {v: statistics.mean(r.bits for r in results) for v, results in found.items()}
         if mean.keys() >= {"merged", "static", "unmerged"}:
             missed |= mean["merged"] > min(mean["static"], mean["unmerged"] + NEAR)
     header = ["genome", "variant", "bits per base", "spread", "kept", "steps", "parameters"]
     notes = (
         f"{arguments.seconds:.0f} s of CPU time of one thread each, {arguments.seeds} seeds, width "
-        f"{arguments.width}, merge_ratio {arguments.ratio:.3f}, blocks S({arguments.inner})S, "
+        f"{arguments.width}, merge_ratio {arguments.ratio:.3f}, blocks {arguments.pattern}, "
         f"{ROWS} x {LENGTH} bases a step. Spread: largest minus smallest over the seeds."
     )
     write_result(
@@ -89,14 +90,14 @@ def variants(arguments: argparse.Namespace) -> dict[str, HyenaGLTConfig]:
     from megatron_hyena import HyenaGLTConfig
 
     merged = HyenaGLTConfig(
-        pattern=f"S({arguments.inner})S",
+        pattern=arguments.pattern,
         hidden_size=arguments.width,
         num_heads=max(1, arguments.width // 32),
         ffn_hidden_size=arguments.width,
         merge_ratio=arguments.ratio,
     )
     static = replace(merged, merger="static")
-    plain = replace(merged, pattern=f"S{arguments.inner}S")
+    plain = replace(merged, pattern=arguments.pattern.replace("(", "").replace(")", ""))
     target = parameters_of(merged)
     return {
         "merged": merged,

@@ -17,6 +17,7 @@ from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.model.hyena_glt import Block
 from megatron_hyena.ops.attention import rotary_angles, rotate
+from megatron_hyena.ops.fir import compute_dtype
 
 
 class HyenaGLTEmbedding(nn.Module):
@@ -138,9 +139,8 @@ class RotaryPositionalEmbedding(nn.Module):
             raise UserError(
                 f"heads of {x.shape[-1]} channels were given to RoPE of {self.head_dim}"
             )
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        place = torch.arange(start, start + x.shape[-2], device=x.device, dtype=dtype)
-        return rotate(x, *rotary_angles(place, self.head_dim, self.base))
+        place = torch.arange(start, start + x.shape[-2], device=x.device)
+        return rotate(x, *rotary_angles(place, self.head_dim, self.base, compute_dtype(x)))
 
 
 HyenaDynamicLayer = ResidualHyenaLayer

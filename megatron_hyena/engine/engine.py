@@ -127,7 +127,6 @@ class Engine:
         expected = accumulation_steps(self.config, self.mesh.data_size)
         assert len(batches) == expected, f"{len(batches)} micro-batches, {expected} expected"
         self.deepspeed.train()
-        self.mesh.traffic.take()  # a validation's
         lr = learning_rate(self.step, self.config.train.steps, self.config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
@@ -138,6 +137,7 @@ class Engine:
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         if self.step == 0:
             self.rates.calibrate(lambda: self._forward_all(batches))
+        self.mesh.traffic.take()  # a validation's, or of the calibration
         for batch in batches:
             losses = self._losses(batch)
             self.deepspeed.backward(losses.sum() * scale.to(losses.dtype))

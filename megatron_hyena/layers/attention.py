@@ -15,6 +15,7 @@ from megatron_hyena.layers.mixer import Message, Mixer
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.layers.span import Span, positions
 from megatron_hyena.ops.attention import causal_attention, rotary_angles, rotate
+from megatron_hyena.ops.fir import compute_dtype
 
 
 class Attention(Mixer):
@@ -55,7 +56,8 @@ class Attention(Mixer):
     def over_span(self, qkv: Tensor, span: Span) -> Tensor:
         """Attention of the span's queries to its own keys and those brought from before it."""
         q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, l, head_dim]
-        cos, sin = rotary_angles(positions(span, like=qkv), q.shape[-1], self.rope_base)
+        place = positions(span, qkv.device)
+        cos, sin = rotary_angles(place, q.shape[-1], self.rope_base, compute_dtype(qkv))
         k, v = self.with_history(rotate(k, cos, sin), v, span)
         present = span.present(history=k.shape[2] - span.length)
         y = causal_attention(rotate(q, cos, sin), k, v, self.window, span.own, present)

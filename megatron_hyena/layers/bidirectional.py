@@ -111,4 +111,6 @@ def both_ways(one: type[Mixer]) -> type[Mixer]:
         return BothSidesWindowAttention
     if issubclass(one, Attention):
         return BothSidesAttention
-    return type(f"Bidirectional{one.__name__}", (Bidirectional,), {"one": one})
+    return type(
+        f"Bidirectional{one.__name__}", (Bidirectional,), {"one": one, "tracks": one.tracks}
+    )

@@ -3,6 +3,7 @@
     halo        the positions just before, from the ranks on the left: filters of fixed length
     state       the modal filter's N numbers per channel, from every rank to every rank
     all_to_all  the whole sequence of a share of the channels, there and back: any filter
+    all_gather  the whole sequence of everything: attention of few heads, and pieces in time
     local       nothing: the sequence is on one rank
 
 Each is exact, forward and backward, with documents too. Which layer may use which, and which is

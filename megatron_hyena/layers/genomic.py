@@ -125,6 +125,8 @@ class ConservationFilter(nn.Module):
 class GenomicHyenaOperator(HyenaOperator):
     """Order-N Hyena plus motif and structure branches, under the conservation gate."""
 
+    tracks = (CONSERVATION,)
+
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
         self.motif = MotifConvolution(config, provider)

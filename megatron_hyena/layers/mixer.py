@@ -37,9 +37,11 @@ class Mixer(nn.Module):
 
     Attributes:
         parts: mixers that it is made of, each of which enters and leaves the split of channels.
+        tracks: names of the tracks beside the bytes that it reads.
     """
 
     parts: ClassVar[int] = 1
+    tracks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__()

@@ -96,14 +96,10 @@ class Span:
         return spilled.masked_fill(begun_here, 0.0)
 
 
-def positions(span: Span, like: Tensor) -> Tensor:
-    """Positions for rotary angles, [L] or [B, 1, L] (heads between), fp32 or wider as `like`.
-
-    They count bytes from the start of each document.
-    """
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+def positions(span: Span, device: torch.device) -> Tensor:
+    """Bytes from the start of each document, for rotary angles: int [L] or [B, 1, L] for heads."""
     if span.places is not None:
-        return span.places[:, None, span.start : span.start + span.length].to(dtype)
+        return span.places[:, None, span.start : span.start + span.length]
     if span.own is not None:
-        return span.own.position_BL[:, None].to(dtype)
-    return torch.arange(span.start, span.start + span.length, device=like.device, dtype=dtype)
+        return span.own.position_BL[:, None]
+    return torch.arange(span.start, span.start + span.length, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,7 +40,9 @@ def apart_from_padding(
         return document_ids
     pads = ids_BL == PAD
     if document_ids is None:
-        return pads.long() if padded != length or pads.any() else None
+        # A graph of `torch.compile` cannot depend on whether there are any.
+        apart = torch.compiler.is_compiling() or padded != length or bool(pads.any())
+        return pads.long() if apart else None
     return 2 * document_ids.long() + pads
 
 

@@ -215,8 +215,7 @@ class HyenaGLT(nn.Module):
             return Documents.from_ids(F.pad(document_ids.long(), (0, missing), value=-1))
         last = document_ids[:, -1:].expand(-1, missing)
         documents = Documents.from_ids(torch.cat([document_ids, last], dim=1).long())
-        documents.check_starts(self.merging_multiple)
-        return documents
+        return documents.check_starts(self.merging_multiple)
 
     def token_losses(
         self,

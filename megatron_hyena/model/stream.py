@@ -61,7 +61,8 @@ class _Past:
 class Stream:
     """One batch of sequences that arrive in pieces, each row one document.
 
-    Inference: no gradient passes. Weights are shared with the model, not copied.
+    Inference: no gradient passes. Weights are shared with the model, not copied: training in
+    place is seen, but a model that was cast or moved to a device needs a new stream.
 
     Args:
         model: causal, on any layout that does not share a sequence between ranks.
@@ -80,7 +81,7 @@ class Stream:
         if provider.stream.size > 1:
             raise UserError(
                 f"the model's layout shares each sequence between {provider.stream.size} ranks; "
-                "read pieces with parallel.context=1 and parallel.sequence_parallel=false"
+                "read pieces with parallel.context=1 and parallel.sequence=false"
             )
         self._memory = Memory()
         with torch.device("meta"):

@@ -21,6 +21,7 @@ from megatron_hyena.config.merging import (
     stage_shapes,
     stage_shares,
 )
+from megatron_hyena.config.pattern import parse_layout
 from megatron_hyena.layers.hyena_order import HyenaOperator
 from megatron_hyena.layers.merging.stage import merging_numbers
 from megatron_hyena.layers.mixer import Message
@@ -61,8 +62,13 @@ def predict(config: Config, context_rank: int = 0, tensor_rank: int = 0) -> dict
             sent[MLP].forward += layers.enter() if again else 0
     whole = _Layers(config, context_rank)
     whole.ends(sent[ENDS], again=any(map(config.parallel.recomputes, config.model.signs)))
-    for shape, share in zip(stage_shapes(config.model), stage_shares(config.model), strict=True):
-        _Layers(config, context_rank, share).stage(sent[MERGING], shape, tensor_rank)
+    layout = parse_layout(config.model.pattern)
+    shapes, shares = stage_shapes(config.model), stage_shares(config.model)
+    for stage, shape, share in zip(layout.stages, shapes, shares, strict=True):
+        signs = {layout.signs[item] for item in stage.items if isinstance(item, int)}
+        read = {name for sign in signs for name in mixer_class(sign).tracks}
+        tracks = len(read.intersection(config.data.tracks))
+        _Layers(config, context_rank, share).stage(sent[MERGING], shape, tensor_rank, tracks)
     return {kind: one for kind, one in sent.items() if one.forward or one.backward}
 
 
@@ -143,10 +149,11 @@ class _Layers:
         """Positions of a halo that lie on the `neighbours` nearest ranks, each rank's its own."""
         return min(width, neighbours * self.length)
 
-    def stage(self, sent: Sent, shape: StageShape, tensor_rank: int) -> None:
+    def stage(self, sent: Sent, shape: StageShape, tensor_rank: int, tracks: int) -> None:
         """Entry and exit of a merged stage, among all ranks that share the stream.
 
-        Halos of one position, gathers of what scans leave behind, and the places of its slots.
+        Halos of one position, gathers of what scans leave behind, the places of its slots, and the
+        `tracks` that blocks inside read.
         """
         ranks = self.context * (self.tensor if self.sequence else 1)
         place = self.rank * self.tensor + tensor_rank if self.sequence else self.rank
@@ -156,7 +163,7 @@ class _Layers:
         sent.forward += gathered + (4 * rows * halos if place < ranks - 1 else 0)
         sent.backward += gathered + (4 * rows * halos if place > 0 else 0)
         slots = self.whole // ranks // shape.window * shape.slots
-        sent.forward += 4 * rows * slots * (ranks - 1)
+        sent.forward += 4 * rows * slots * (ranks - 1) * (1 + tracks)
 
     def ends(self, sent: Sent, again: bool) -> None:
         """Embedding, entry of the head, and the three reductions of the cross-entropy."""

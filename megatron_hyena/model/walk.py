@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from megatron_hyena.config.pattern import Stage
 from megatron_hyena.layers.merging.axis import Axis, slot_documents
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
+from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.layers.span import Span
 
@@ -76,7 +77,9 @@ class Walk:
         if whole is not None:
             whole = slot_documents(whole, window, per_window)
         ends = (end // window * per_window for end in (span.start, span.start + span.length))
-        slots = merge.axis.span(self.provider.stream, slice(*ends), whole)
+        mixers = [self.blocks[i].mixer for i in item.items if isinstance(i, int)]
+        read = {name for mixer in mixers if isinstance(mixer, Mixer) for name in mixer.tracks}
+        slots = merge.axis.span(self.provider.stream, slice(*ends), whole, sorted(read))
         z, inside = self._through_all(item.items, u, slots, merge.axis)
         penalty: Tensor | float = 0.0 if merge.penalty_LB is None else merge.penalty_LB
         if isinstance(inside, Tensor):

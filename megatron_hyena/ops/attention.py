@@ -6,7 +6,7 @@ one, so that none can touch another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
+from megatron_hyena.ops.opaque import opaque
 
 HIDDEN = -1e4
 """Added to the score of a hidden key: its weight is exactly 0 in every precision."""
@@ -23,14 +24,17 @@ MASK_ELEMENTS = 1 << 26
 """Largest mask made where the keys begin before the queries; queries are taken in blocks."""
 
 
-def rotary_angles(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), fp32 or wider.
+def rotary_angles(
+    positions: Tensor, head_dim: int, base: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), in `dtype`.
 
-    RoFormer (arXiv:2104.09864) in the NeoX layout; `positions` [..., L] is floating.
+    RoFormer (arXiv:2104.09864) in the NeoX layout. `positions` [..., L] are integers; angles are
+    fp64, since fp32 knows those of a chromosome's end to a radian only.
     """
-    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype)
-    angles = positions[..., None] * base ** (-i / head_dim)
-    return angles.cos(), angles.sin()
+    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
+    angles = positions[..., None].double() * base ** (-i / head_dim)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -61,10 +65,22 @@ def causal_attention(
         [B, heads, L, head_dim].
     """
     width = q.shape[-1]
+    if documents is not None and torch.compiler.is_compiling():
+        tensors = [q, k, v, documents.position_BL, *([] if present is None else [present])]
+        return _in_graph(tensors, [] if window is None else [window])
     if present is not None:
         q, k, v = hide_keys(q, k, v, present)
     attend = partial(_one_document, window=window, scale=width**-0.5)
     return _by_document(attend, q, k, v, documents)[..., :width]
+
+
+def _body(tensors: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    q, k, v, position, *present = tensors
+    window = numbers[0] if numbers else None
+    return causal_attention(q, k, v, window, Documents(position), present[0] if present else None)
+
+
+_in_graph = opaque("causal_attention", _body)
 
 
 def hide_keys(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +92,8 @@ def hide_keys(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> tuple[Tensor,
     width = q.shape[-1] - HIDING_CHANNELS
     first = torch.zeros(q.shape[-1], dtype=q.dtype, device=q.device)
     first[width] = 1.0
-    hidden = (~present).to(k.dtype)[:, None, :, None] * (HIDDEN * width**0.5)
+    least = max(HIDDEN * width**0.5, torch.finfo(k.dtype).min / 2)
+    hidden = (~present).to(k.dtype)[:, None, :, None] * least
     return q + first, k + hidden * first, v
 
 

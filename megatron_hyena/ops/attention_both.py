@@ -5,6 +5,7 @@ Rotary positions and scale as in `ops.attention`. B rows, l queries, K >= l keys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from megatron_hyena.ops.attention import HIDDEN, HIDING_CHANNELS, hide_keys
 from megatron_hyena.ops.documents import Documents, Segment
+from megatron_hyena.ops.opaque import opaque
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,9 @@ def attention_both(q: Tensor, keys: Keys, window: int | None = None) -> Tensor:
     """
     width, count = q.shape[-1], keys.k.shape[2]
     k, v, present = keys.k, keys.v, keys.present
+    if keys.documents is not None and torch.compiler.is_compiling():
+        tensors = [q, k, v, keys.documents.position_BL, *([] if present is None else [present])]
+        return _in_graph(tensors, [keys.before, *([] if window is None else [window])])
     banded = window is not None and window < count
     if banded and present is None:
         present = torch.ones(len(k), count, dtype=torch.bool, device=k.device)
@@ -59,6 +64,16 @@ def attention_both(q: Tensor, keys: Keys, window: int | None = None) -> Tensor:
             of_part = _of_segment(q, k, v, part, slice(first - keys.before, last - keys.before))
             rows[part.row].append(_one_document(*of_part, first - part.start, limit, scale))
     return torch.cat([torch.cat(row, dim=2) for row in rows])[..., :width]
+
+
+def _body(tensors: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    q, k, v, position, *present = tensors
+    before, *window = numbers
+    keys = Keys(k, v, before, Documents(position), present[0] if present else None)
+    return attention_both(q, keys, window[0] if window else None)
+
+
+_in_graph = opaque("attention_both", _body)
 
 
 def _of_segment(

@@ -14,6 +14,7 @@ Shapes: B rows, L positions, W >= L positions of a wider layout, n chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from megatron_hyena.errors import UserError
+from megatron_hyena.ops.opaque import opaque
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,16 @@ class Documents:
         turned: Documents = self._layouts["reversed", 0]
         return turned
 
-    def check_starts(self, multiple: int) -> None:
-        """Refuse documents that begin elsewhere than at a multiple of `multiple`.
+    def check_starts(self, multiple: int) -> Documents:
+        """These documents, none of which begins elsewhere than at a multiple of `multiple`.
 
         Raises:
-            UserError: naming the first such document.
+            UserError: naming the first that does.
         """
-        begins = self.position_BL == 0
-        begins[:, ::multiple] = False
-        if begins.any():
-            row, place = begins.nonzero()[0].tolist()
-            raise UserError(
-                f"a document begins at position {place} of row {row} of the batch, but where "
-                f"positions are merged documents begin at multiples of {multiple}; pad each "
-                "document to a multiple of it"
-            )
+        if torch.compiler.is_compiling():
+            return Documents(_check_in_graph([self.position_BL], [multiple]))
+        _check_starts(self.position_BL, multiple)
+        return self
 
     def segments(self) -> list[Segment]:
         """The runs of one document, row by row and from left to right."""
@@ -184,6 +181,26 @@ class Documents:
         shift = row * width + base - starts
         flat = torch.arange(rows * length, device=row.device)
         return Placement((flat + shift.repeat_interleave(lengths)).view(rows, length), width)
+
+
+def _check_starts(position_BL: Tensor, multiple: int) -> None:
+    begins = position_BL == 0
+    begins[:, ::multiple] = False
+    if begins.any():
+        row, place = begins.nonzero()[0].tolist()
+        raise UserError(
+            f"a document begins at position {place} of row {row} of the batch, but where "
+            f"positions are merged documents begin at multiples of {multiple}; pad each "
+            "document to a multiple of it"
+        )
+
+
+def _checked(tensors: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    _check_starts(tensors[0], numbers[0])
+    return tensors[0].clone()
+
+
+_check_in_graph = opaque("check_starts", _checked)
 
 
 class _Spread(torch.autograd.Function):

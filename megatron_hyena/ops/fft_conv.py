@@ -7,6 +7,7 @@ backward pass is written out: three real transforms each way, and only the input
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,11 +16,17 @@ from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import compute_dtype
+from megatron_hyena.ops.opaque import opaque
+
+
+@torch.compiler.assume_constant_result
+def fft_length(least: int) -> int:
+    """Smallest even number >= `least` with no prime factor above 7."""
+    return _fft_length(least)
 
 
 @lru_cache(maxsize=256)
-def fft_length(least: int) -> int:
-    """Smallest even number >= `least` with no prime factor above 7."""
+def _fft_length(least: int) -> int:
     n = least + least % 2
     while True:
         rest = n
@@ -43,6 +50,9 @@ def fft_conv(z_DBL: Tensor, filter_DK: Tensor, documents: Documents | None = Non
         [D, B, L] in `compute_dtype(z)`.
     """
     if documents is not None:
+        if torch.compiler.is_compiling():
+            dtype = compute_dtype(z_DBL)
+            return _in_graph([z_DBL.to(dtype), filter_DK.to(dtype), documents.position_BL], [])
         parts: list[list[Tensor]] = [[] for _ in range(z_DBL.shape[1])]
         for part in documents.segments():
             piece = z_DBL[:, part.row : part.row + 1, part.start : part.stop]
@@ -52,6 +62,14 @@ def fft_conv(z_DBL: Tensor, filter_DK: Tensor, documents: Documents | None = Non
     taps = filter_DK[:, : z_DBL.shape[-1]]
     out: Tensor = _FFTConv.apply(z_DBL.to(dtype), taps.to(dtype))
     return out
+
+
+def _body(given: Sequence[Tensor], _: Sequence[int]) -> Tensor:
+    z, taps, position = given
+    return fft_conv(z, taps, Documents(position))
+
+
+_in_graph = opaque("fft_conv", _body)
 
 
 class _FFTConv(torch.autograd.Function):

@@ -15,7 +15,7 @@ D channels, G filter groups (channel c belongs to group c // (D // G)), K taps, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
+from megatron_hyena.ops.opaque import opaque
 
 SHIFTED_TAPS = 8
 """Most taps that are summed as shifted copies; more cost more than a Toeplitz product."""
@@ -73,6 +74,9 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = Non
         [D, B, L] in `compute_dtype(z)`; positions before the start count as zero.
     """
     if documents is not None:
+        if torch.compiler.is_compiling():
+            dtype = compute_dtype(z_DBL)
+            return _in_graph([z_DBL.to(dtype), taps_GK.to(dtype), documents.position_BL], [])
         gaps = documents.gaps(taps_GK.shape[-1] - 1)
         return gaps.collect(causal_fir(gaps.spread(z_DBL), taps_GK))
     length, dtype = z_DBL.shape[-1], compute_dtype(z_DBL)
@@ -80,6 +84,8 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = Non
         return z_DBL.to(dtype)
     if taps_GK.shape[-1] <= SHIFTED_TAPS:
         taps = taps_GK[:, :length].to(dtype).repeat_interleave(len(z_DBL) // len(taps_GK), 0)
+        if torch.compiler.is_compiling():
+            return _shifted_sum(z_DBL.to(dtype), taps)
         shifted: Tensor = _ShiftedSum.apply(z_DBL.to(dtype), taps)
         return shifted
     chunk = fir_chunk(taps_GK.shape[-1])
@@ -87,6 +93,14 @@ def causal_fir(z_DBL: Tensor, taps_GK: Tensor, documents: Documents | None = Non
         matrix = toeplitz(taps_GK.to(dtype), chunk, 2 * chunk)
         out: Tensor = _ToeplitzPair.apply(pad_to_chunks(z_DBL.to(dtype), chunk), matrix)
     return out[..., :length]
+
+
+def _body(given: Sequence[Tensor], _: Sequence[int]) -> Tensor:
+    z, taps, position = given
+    return causal_fir(z, taps, Documents(position))
+
+
+_in_graph = opaque("causal_fir", _body)
 
 
 def fir_spill(history_DBh: Tensor, taps_GK: Tensor, count: int) -> Tensor:
@@ -106,6 +120,14 @@ def _cached_channels(x_DBL: Tensor) -> Iterator[slice]:
     step = max(1, CACHED_ELEMENTS // (batch * length)) if x_DBL.device.type == "cpu" else channels
     for start in range(0, channels, step):
         yield slice(start, start + step)
+
+
+def _shifted_sum(z: Tensor, taps_DK: Tensor) -> Tensor:
+    """`_ShiftedSum` for `torch.compile`, which fuses the terms itself and takes no `out=`."""
+    y = z * taps_DK[:, None, :1]
+    for k in range(1, taps_DK.shape[1]):
+        y = y + F.pad(z[..., :-k], (k, 0)) * taps_DK[:, None, k : k + 1]
+    return y
 
 
 class _ShiftedSum(torch.autograd.Function):

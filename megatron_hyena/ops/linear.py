@@ -4,6 +4,7 @@ The residual stream is `[L, B, h]` (Megatron's order); convolutions want `[D, B,
 a transposed operand at no cost, while a separate transpose costs three times the GEMM on a CPU.
 One product per batch row, so a micro-batch of few long sequences is the case this is made for.
 Under autocast the operands are cast to its dtype, as `torch.nn.functional.linear` does.
+`torch.compile` takes no product that writes into a slice: it is given plain ones to differentiate.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 def to_channel_first(x_LBH: Tensor, weight_DH: Tensor) -> Tensor:
     """weight x: [L, B, h] -> [D, B, L], in `matmul_dtype(x)`."""
     dtype = matmul_dtype(x_LBH)
-    out: Tensor = _ToChannelFirst.apply(x_LBH.to(dtype), weight_DH.to(dtype))
+    x, weight = x_LBH.to(dtype), weight_DH.to(dtype)
+    if torch.compiler.is_compiling():
+        return torch.matmul(weight, x.permute(1, 2, 0)).transpose(0, 1).contiguous()
+    out: Tensor = _ToChannelFirst.apply(x, weight)
     return out
 
 
 def from_channel_first(y_DBL: Tensor, weight_HD: Tensor) -> Tensor:
     """weight y: [D, B, L] -> [L, B, h], in `matmul_dtype(y)`."""
     dtype = matmul_dtype(y_DBL)
-    out: Tensor = _FromChannelFirst.apply(y_DBL.to(dtype), weight_HD.to(dtype))
+    y, weight = y_DBL.to(dtype), weight_HD.to(dtype)
+    if torch.compiler.is_compiling():
+        return torch.matmul(y.permute(1, 2, 0), weight.t()).transpose(0, 1).contiguous()
+    out: Tensor = _FromChannelFirst.apply(y, weight)
     return out
 
 

@@ -16,7 +16,7 @@ Layout as in `ops.fir`: channel-first [D, B, L]; n chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import compute_dtype, full_precision, pad_to_chunks, toeplitz
+from megatron_hyena.ops.opaque import opaque
 
 CHUNK = 64
 HandOver = Callable[[Tensor, Tensor], Callable[[], Tensor]]
@@ -61,6 +62,9 @@ def modal_conv(
         [D, B, L] in `compute_dtype(z)`.
     """
     dtype, length = compute_dtype(z_DBL), z_DBL.shape[-1]
+    if documents is not None and hand_over is None and torch.compiler.is_compiling():
+        tensors = [x.to(dtype) for x in (z_DBL, log_rate_DN, residue_DN, skip_D)]
+        return _in_graph([*tensors, documents.position_BL], [chunk])
     rate, residue = torch.exp(log_rate_DN.to(dtype)), residue_DN.to(dtype)
     t = torch.arange(chunk + 1, device=rate.device, dtype=dtype)
     powers = torch.exp(-rate[..., None] * t)  # [D, N, C + 1]: lambda^0 .. lambda^C
@@ -86,6 +90,14 @@ def modal_conv(
         carried = carry.permute(1, 2, 0, 3).reshape(len(z), -1, rate.shape[1])
         y = _add_product(y, carried, weighted[..., 1:]).view_as(z)
     return y[..., :length] if placed is None else placed.collect(y)
+
+
+def _body(given: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    z, log_rate, residue, skip, position = given
+    return modal_conv(z, log_rate, residue, skip, numbers[0], Documents(position))
+
+
+_in_graph = opaque("modal_conv", _body)
 
 
 def _end_state(
@@ -153,6 +165,20 @@ class _LocalAndStates(torch.autograd.Function):
             return drows, torch.bmm(columns, grads[0]), torch.bmm(columns, grads[1])
 
 
+def _doubled(states: Tensor, decay: Tensor) -> Tensor:
+    """Carries of `_Carries` within one document, in log2 n steps: for graphs of bounded size.
+
+    After the step of distance s, K_j sums over the 2 s chunks before j (Hillis and Steele, 1986).
+    """
+    carry = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+    distance = 1
+    while distance < len(states) - 1:
+        reached = torch.zeros_like(carry[:distance])
+        carry = carry + decay * torch.cat([reached, carry[:-distance]])
+        decay, distance = decay * decay, 2 * distance
+    return carry
+
+
 class _Carries(torch.autograd.Function):
     """K [n, D, B, N] before each chunk, from states S [n, D, B, N] and lambda^C [D, 1, N].
 
@@ -162,20 +188,26 @@ class _Carries(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, decay: Tensor, keep: Tensor | None) -> Tensor:
-        carry = torch.zeros_like(states)
-        for j in range(1, len(states)):
-            torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
-            if keep is not None:
-                carry[j] *= keep[j]
+        if keep is None and torch.compiler.is_compiling():
+            carry = _doubled(states, decay)
+        else:
+            carry = torch.zeros_like(states)
+            for j in range(1, len(states)):
+                torch.addcmul(states[j - 1], carry[j - 1], decay, out=carry[j])
+                if keep is not None:
+                    carry[j] *= keep[j]
         ctx.save_for_backward(carry, decay, keep)
         return carry
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         carry, decay, keep = ctx.saved_tensors
-        dstates = torch.zeros_like(carry)
-        for j in range(len(carry) - 2, -1, -1):
-            torch.addcmul(grads[0][j + 1], dstates[j + 1], decay, out=dstates[j])
-            if keep is not None:
-                dstates[j] *= keep[j + 1]
+        if keep is None and torch.compiler.is_compiling():
+            dstates = _doubled(grads[0].flip(0), decay).flip(0)
+        else:
+            dstates = torch.zeros_like(carry)
+            for j in range(len(carry) - 2, -1, -1):
+                torch.addcmul(grads[0][j + 1], dstates[j + 1], decay, out=dstates[j])
+                if keep is not None:
+                    dstates[j] *= keep[j + 1]
         return dstates, (dstates * carry).sum(0).sum(1, keepdim=True), None

@@ -11,7 +11,7 @@ from torch import nn
 from megatron_hyena.layers.parameter import cut_of
 from tests.parallel.engine_cases import Run, configure, engine_of, micro_batches
 
-STEPS = 50
+STEPS = 25
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,10 @@
 Ranks meet through a file, so no port is needed and test runs cannot collide. A rank that raises,
 dies, leaves without a result or is not done in time makes the call raise `RankError`; the other
 ranks are then killed.
+
+Ranks are forked from one server that has imported the libraries, which takes longer than most of
+what they compute; the server has a single thread and has computed nothing. They share its hash
+seed: that ranks agree without is seen in tests/smoke, where each is a program of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+IMPORTED = ["pytest", "deepspeed", "megatron_hyena.engine.engine", "megatron_hyena.parallel.mesh"]
+"""By the server, before it forks the first rank."""
+
 
 class RankError(AssertionError):
     """A rank raised, died or hung; the message says which and why."""
@@ -37,7 +44,8 @@ def run_ranks(
         timeout: seconds after which the ranks are killed and the call fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
     ranks: list[BaseProcess] = [
         context.Process(target=_run, args=(function, rank, size, folder, timeout, args))
         for rank in range(size)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from tests.parallel.ranks import RankError, run_ranks
+from tests.parallel.ranks import IMPORTED, RankError, run_ranks
 
 pytestmark = pytest.mark.parallel
 
@@ -31,6 +32,21 @@ def misbehave_on_rank_1(kind):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
     dist.barrier()
+
+
+def seen_of_the_server():
+    return (
+        os.getppid(),
+        len(os.listdir(f"/proc/{os.getppid()}/task")),
+        set(IMPORTED) - {*sys.modules},
+    )
+
+
+def test_ranks_are_forked_from_one_thread_that_has_imported_all(tmp_path):
+    """A rank forked from a process of several threads could hang."""
+    (server, threads, missing), other = run_ranks(seen_of_the_server, 2, tmp_path)
+    assert (server, threads, missing) == other == (other[0], 1, set())
+    assert server != os.getpid()
 
 
 def test_each_rank_returns_its_own_result(tmp_path):

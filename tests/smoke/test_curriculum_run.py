@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_hyena.checkpoint.format import find_checkpoints, read_manifest
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
-from tests.smoke.program import ROOT, Program, metrics
+from tests.smoke.program import Program, metrics
 
 pytestmark = [pytest.mark.smoke, pytest.mark.parallel]
 
@@ -21,16 +18,14 @@ TWO = ("parallel.context=2", "parallel.zero_stage=2")
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def start(corpus, tmp_path_factory):
     """start(ranks, run folder, *overrides) -> finished Program."""
     folder = tmp_path_factory.mktemp("curriculum")
-    store = write_store(folder / "genome.zarr", [ROOT / "examples/chlamydia/ct.fasta.gz"], [])
-    write_shards(store, folder / "shards", ShardSettings(rule=SplitRule(gap=4096)))
     config = folder / "run.yaml"
     config.write_text(f"""
 model: {{pattern: SMLAH, hidden_size: 32, num_heads: 2, num_filter_groups: 2, vocab_size: 128,
          mr_filter_length: 32, hyena_filter_order: 8, max_sequence_length: 256}}
-data: {{train: {folder}/shards/train, valid: {folder}/shards/valid, sequence_length: 256,
+data: {{train: {corpus}/train, valid: {corpus}/valid, sequence_length: 256,
         pack: true}}
 curriculum: {{initial_length: 64, growth: doubling, steps: 6}}
 train: {{steps: {STEPS}, global_batch_size: 4, micro_batch_size: 2, valid_sequences: 4}}

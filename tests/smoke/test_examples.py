@@ -27,7 +27,7 @@ pytestmark = pytest.mark.smoke
 
 
 @pytest.fixture
-def printed(request, capsys) -> list[str]:
+def printed(request, capsys, own_filter_names) -> list[str]:
     """What a script prints, by line."""
     module = importlib.import_module(f"examples.{request.param}")
     assert module.main(SCRIPTS[request.param]) == 0

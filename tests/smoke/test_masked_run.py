@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 from megatron_hyena.checkpoint.format import find_checkpoints
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
 from pretrain.evaluate import main as evaluate
-from tests.smoke.program import ROOT, Program, metrics
+from tests.smoke.program import Program, metrics
 
 pytestmark = [pytest.mark.smoke, pytest.mark.parallel]
 
@@ -21,16 +18,14 @@ TWO = ("parallel.tensor=2", "parallel.sequence=true")
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def start(corpus, tmp_path_factory):
     """start(ranks, run folder, *overrides) -> finished Program."""
     folder = tmp_path_factory.mktemp("masked")
-    store = write_store(folder / "genome.zarr", [ROOT / "examples/chlamydia/ct.fasta.gz"], [])
-    write_shards(store, folder / "shards", ShardSettings(rule=SplitRule(gap=4096)))
     config = folder / "run.yaml"
     config.write_text(f"""
 model: {{pattern: "S(LA)0.25M", hidden_size: 32, num_heads: 2, num_filter_groups: 2,
          vocab_size: 128, mr_filter_length: 16, window: 32, causal: false}}
-data: {{train: {folder}/shards/train, valid: {folder}/shards/valid, test: {folder}/shards/test,
+data: {{train: {corpus}/train, valid: {corpus}/valid, test: {corpus}/test,
         sequence_length: 256, mask_span: 2}}
 train: {{steps: {STEPS}, global_batch_size: 4, micro_batch_size: 2, valid_sequences: 5,
          objective: mlm}}

@@ -14,23 +14,12 @@ import pytest
 
 from megatron_hyena.checkpoint.dense import load_dense
 from megatron_hyena.checkpoint.format import find_checkpoints
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
-from tests.smoke.program import ROOT, Program, metrics
+from tests.smoke.program import Program, metrics
 
 pytestmark = [pytest.mark.smoke, pytest.mark.parallel]
 
 STEPS, HALF = 20, 10
 TWO = ["parallel.tensor=2", "parallel.sequence=true", "parallel.recompute=block"]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    store = write_store(folder / "genome.zarr", [ROOT / "examples/chlamydia/ct.fasta.gz"], [])
-    write_shards(store, folder / "shards", ShardSettings(rule=SplitRule(gap=4096)))
-    return folder / "shards"
 
 
 @pytest.fixture(scope="module")

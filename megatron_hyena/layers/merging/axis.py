@@ -6,7 +6,7 @@ sequence-first [L, B].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -78,16 +78,19 @@ class Axis:
             protected_LB=None if protected is None else chunks.at_openings(protected, False),
         )
 
-    def span(self, stream: Context, held: slice, whole: Documents | None) -> Span:
+    def span(
+        self, stream: Context, held: slice, whole: Documents | None, read: Collection[str] = ()
+    ) -> Span:
         """The span of the slots `held` for mixers, which hold whole stretches.
 
-        `whole` are documents. Every rank learns all places: 4 bytes per slot and row.
+        `whole` are documents, `read` names of tracks. Every rank learns all places and all of
+        these tracks: 4 bytes per slot and row.
         """
 
         def gathered(values_LB: Tensor) -> Tensor:
             return stream.whole(values_LB.contiguous(), dim=0).t().contiguous()
 
-        tracks = {name: gathered(track)[:, held] for name, track in self.tracks.items()}
+        tracks = {n: gathered(self.tracks[n])[:, held] for n in read if n in self.tracks}
         own = None if whole is None else whole.stretch(held.start, held.stop)
         places = gathered(self.place_LB.int())
         return Span(held.start, held.stop - held.start, whole, own, tracks, places)

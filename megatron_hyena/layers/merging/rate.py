@@ -99,13 +99,13 @@ class Rate(nn.Module):
             fixed = (complexity_LB.double() * FIXED_POINT).round().long()
             counts[COMPLEXITY] += (fixed * counted_LB).sum()
         lengths = chunks.lengths(counted_LB.view_as(chunks.opens_nWB)).flatten()
-        counts[SCALARS + BINS :] += torch.bincount(lengths, minlength=self.shape.window + 1)
+        counts[SCALARS + BINS :].scatter_add_(0, lengths, torch.ones_like(lengths))
         counts[WANTED] += (wanted_LB & free).sum()
         if logits_LB is None:
             return
         bins = ((logits_LB.double() + LARGEST) * (BINS / (2 * LARGEST))).floor()
-        bins = torch.where(free, bins.clamp(0, BINS - 1).long(), BINS)
-        counts[SCALARS : SCALARS + BINS] += torch.bincount(bins.flatten(), minlength=BINS + 1)[:-1]
+        bins = bins.nan_to_num().clamp(0, BINS - 1).long().flatten()  # the loss tells of a NaN
+        counts[SCALARS : SCALARS + BINS].scatter_add_(0, bins, free.long().flatten())
 
     def take(self) -> Tensor:
         """This rank's counts, and start again from 0."""

@@ -153,11 +153,8 @@ class Echo(LongFilter):
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> str:
+def registered(own_filter_names: None) -> str:
     """`Echo` under a name, for the length of one test."""
-    monkeypatch.setattr(names, "HYENA_FILTERS", list(names.HYENA_FILTERS))
-    monkeypatch.setattr(filters, "HYENA_FILTERS", names.HYENA_FILTERS)
-    monkeypatch.setattr(filters, "_CLASSES", dict(filters._CLASSES))
     register_hyena_filter("echo", Echo)
     return "echo"
 

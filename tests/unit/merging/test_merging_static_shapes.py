@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_hyena.model.hyena_glt import HyenaGLT, HyenaGLTOutput
+from tests.oracles.compiled import assert_exact, assert_one_graph, compiled, gradients
 from tests.oracles.merged_models import (
     KINDS,
     NESTED,
@@ -18,16 +19,17 @@ from tests.oracles.merged_models import (
     dna,
     lively_model,
     merged_config,
+    stage_of,
 )
 
 LENGTH = 128
 
 
-def inputs(count: int = 20) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def inputs(length: int = LENGTH, count: int = 20) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Random letters, and the extremes: one letter only, any bytes, no boundary, all boundaries."""
     found = []
     for seed in range(count):
-        ids, track = dna(2, LENGTH, seed), boundaries(2, LENGTH, seed)
+        ids, track = dna(2, length, seed), boundaries(2, length, seed)
         if seed == 1:
             ids, track = torch.full_like(ids, ord("A")), torch.zeros_like(track)
         if seed == 2:
@@ -38,45 +40,87 @@ def inputs(count: int = 20) -> list[tuple[Tensor, dict[str, Tensor]]]:
     return found
 
 
-def counting(graphs: list[int]) -> Callable[..., Any]:
-    """A compiler that runs what it is given, and notes its calls."""
+def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
+    def run(ids: Tensor, tracks: dict[str, Tensor], documents: Tensor | None = None) -> Any:
+        output = model(ids, labels=ids, tracks=tracks, document_ids=documents)
+        return output.loss + output.ratio_loss, output.logits
 
-    def backend(graph: torch.fx.GraphModule, _examples: list[Tensor]) -> Callable[..., Any]:
-        graphs.append(len(graph.graph.nodes))
-        return graph.forward
-
-    return backend
+    return run
 
 
 @pytest.mark.parametrize(
-    ("kind", "gradients"),
+    ("pattern", "kind", "length"),
     [
-        pytest.param("wcc", False, marks=pytest.mark.slow),
-        ("wcc", True),
-        pytest.param("adaptive kmer", True, marks=pytest.mark.slow),
-        pytest.param("adaptive window of the trunk", True, marks=pytest.mark.slow),
-        pytest.param("hnet", True, marks=pytest.mark.slow),
-        ("static", True),
-        pytest.param("precomputed", True, marks=pytest.mark.slow),
+        ("S(L)A", "wcc", 40),
+        *(
+            pytest.param(pattern, kind, LENGTH, marks=pytest.mark.slow)
+            for pattern, kind in (
+                ("SS([SMLA]2)SS", "wcc"),
+                ("S(S(SMLA)0.5S)0.667S", "wcc"),
+                *(("S(L(A))M", kind) for kind in KINDS),
+                *((f"{sign}({sign})", "wcc") for sign in "SMLHGAW"),
+            )
+        ),
     ],
 )
-def test_a_merged_model_is_one_graph_for_all_inputs(kind: str, gradients: bool) -> None:
-    """Of the whole forward pass, nested stages of attention included; never compiled again."""
-    config = merged_config("A(W(A))W", **KINDS[kind])
+def test_a_merged_model_is_one_graph_for_all_inputs(pattern: str, kind: str, length: int) -> None:
+    """Of both passes, with the ratio loss; the same numbers, and never compiled again."""
+    config = merged_config(pattern, **KINDS[kind])
+    model = lively_model(config, dna(2, length))
+    assert assert_one_graph(losses(model), list(model.parameters()), inputs(length)) > 100
+
+
+@pytest.mark.slow
+def test_a_merged_model_with_documents_is_one_graph() -> None:
+    config = merged_config("S(L(A))M")
     model = lively_model(config, dna(2, LENGTH))
-    torch._dynamo.reset()
-    graphs: list[int] = []
-    compiled = torch.compile(
-        lambda ids, tracks: model(ids, tracks=tracks).logits,
-        fullgraph=True,
-        dynamic=False,
-        backend=counting(graphs),
-    )
-    with torch.set_grad_enabled(gradients):
-        for ids, tracks in inputs():
-            assert torch.equal(compiled(ids, tracks), model(ids, tracks=tracks).logits)
-    assert len(graphs) == 1
-    assert graphs[0] > 100
+    windows = LENGTH // model.merging_multiple
+    packed = []
+    for seed, (ids, tracks) in enumerate(inputs()):
+        generator = torch.Generator().manual_seed(seed)
+        begins = torch.rand(2, windows, generator=generator) < 0.1 * (seed % 5)
+        packed.append(
+            (ids, tracks, begins.long().cumsum(1).repeat_interleave(LENGTH // windows, 1))
+        )
+    assert_one_graph(losses(model), list(model.parameters()), packed)
+
+
+def assert_counted_alike(model: HyenaGLT, ids: Tensor, run: Callable[..., Any]) -> None:
+    """The rate controls have seen the same in a graph; every bin of every histogram."""
+    counts = []
+    for forward in (run, losses(model)):
+        forward(ids, {})
+        counts.append([stage_of(model, n).rate.take() for n in range(len(model.stages))])
+    for ours, theirs in zip(*counts, strict=True):
+        assert ours.sum() > 0
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_training_is_one_graph_while_rates_move(recompute: str) -> None:
+    """The shift of a router is an input of the graph, not a number in it."""
+    model = lively_model(merged_config("S(LA)S"), dna(2, LENGTH))
+    model.recomputed = tuple(recompute == "block" for _ in model.recomputed)
+    model.train()
+    run, graphs = compiled(losses(model))
+    shifts = set()
+    for seed in range(5):
+        assert_counted_alike(model, dna(2, LENGTH, seed), run)
+        rate = stage_of(model).rate
+        ids = dna(2, LENGTH, seed)
+        ours, theirs = run(ids, {})[0], losses(model)(ids, {})[0]
+        assert_exact(ours, theirs)
+        parameters = list(model.parameters())
+        found, right = gradients(ours, parameters), gradients(theirs, parameters)
+        for g, r in zip(found, right, strict=True):
+            assert (g is None) == (r is None)
+            if g is not None and r is not None:
+                assert_exact(g, r)
+        rate.update(rate.take())
+        shifts.add(rate.shift.item())
+    assert len(shifts) == 5
+    assert len(graphs.sizes) == 1
 
 
 def shapes(output: HyenaGLTOutput) -> list[tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,9 +138,9 @@ def test_rotary_positions_restart_with_each_document(
     """Scores depend on distances only, so no output can show it but by its rounding."""
     seen: list[Tensor] = []
 
-    def recorded(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    def recorded(positions: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         seen.append(positions)
-        return rotary_angles(positions, head_dim, base)
+        return rotary_angles(positions, *rest)
 
     monkeypatch.setattr(attention, "rotary_angles", recorded)
     model = small_model(small_config(sign))

@@ -46,17 +46,27 @@ def test_products_follow_autocast_and_leave_fp64_alone() -> None:
 
 def test_rotary_positions() -> None:
     x = draw(9, 6)
-    cos, sin = rotary_angles(torch.arange(9, dtype=torch.float64), 6, 10000.0)
+    cos, sin = rotary_angles(torch.arange(9), 6, 10000.0, torch.float64)
     expected = np.stack([rotated(x[t].numpy(), t, 10000.0) for t in range(9)])
     np.testing.assert_allclose(rotate(x, cos, sin).numpy(), expected, atol=1e-13)
 
 
 def test_rotary_scores_depend_on_the_distance_only() -> None:
     q, k = draw(8), draw(8, seed=1)
-    cos, sin = rotary_angles(torch.arange(40, dtype=torch.float64), 8, 100.0)
+    cos, sin = rotary_angles(torch.arange(40), 8, 100.0, torch.float64)
     scores = rotate(q.expand(40, 8), cos, sin) @ rotate(k.expand(40, 8), cos, sin).t()
     torch.testing.assert_close(scores[5, 2], scores[30, 27], rtol=1e-12, atol=1e-12)
     assert abs(float(scores[5, 2] - scores[5, 3])) > 1e-3
+
+
+def test_rotary_scores_at_the_end_of_a_chromosome() -> None:
+    """In fp32, whose numbers leave out three of four positions there."""
+    q, k = draw(64).float(), draw(64, seed=1).float()
+    scores = []
+    for start in (0, 248_956_400):
+        cos, sin = rotary_angles(torch.arange(start, start + 40), 64, 10000.0, torch.float32)
+        scores.append(rotate(q.expand(40, 64), cos, sin) @ rotate(k.expand(40, 64), cos, sin).t())
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-4)
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:

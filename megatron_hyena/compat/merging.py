@@ -12,6 +12,7 @@ from megatron_hyena.compat.operators import check_states
 from megatron_hyena.config.merging import stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.merging.axis import Axis
+from megatron_hyena.layers.merging.keeping import Rates, counting
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.parameter import drawn_seed, initialise
 from megatron_hyena.layers.provider import DenseProvider
@@ -65,19 +66,15 @@ class DynamicMergingLayer(nn.Module):
         y = self.stage.unmerge(z_BMD.transpose(0, 1), merge, self._padded(x_BLD))
         return y.transpose(0, 1)[:, : x_BLD.shape[1]]
 
-    @torch.no_grad()
     def calibrate(self, x_BLD: Tensor) -> None:
         """Shift the threshold so that of x the asked fraction is removed."""
-        was_training = self.training
-        self.train()
-        self.stage.rate.take()
-        self.merge(x_BLD)
-        self.stage.rate.start(self.stage.rate.take())
-        self.train(was_training)
+        with counting(self):
+            Rates(self).calibrate(lambda: self.merge(x_BLD))
 
     def after_step(self) -> dict[str, float]:
         """Keep the rate: to be called after each optimizer step; returns the step's figures."""
-        return self.stage.rate.update(self.stage.rate.take())
+        (figures,) = Rates(self).update()
+        return figures
 
     def _padded(self, x_BLD: Tensor) -> Tensor:
         missing = -x_BLD.shape[1] % self.stage.shape.window

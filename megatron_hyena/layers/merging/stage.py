@@ -196,7 +196,11 @@ class MergedStage(nn.Module):
         return x_LBH + y.to(x_LBH.dtype) + skipped.to(x_LBH.dtype)
 
     def spread(self, penalty_MB: Tensor, merge: Merge) -> Tensor:
-        """A penalty per slot as one per position, at the openings, with the same mean."""
+        """A penalty per slot as one per position, at the openings.
+
+        Its mean over the positions is that over the taken slots where the stage keeps the asked
+        fraction of its positions; where it keeps more or fewer, it is that much larger or smaller.
+        """
         read = merge.chunks.read(penalty_MB[..., None])[..., 0]
         return read * merge.chunks.opens_nWB.flatten(0, 1) / self.shape.keep
 

@@ -19,6 +19,8 @@ from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.parameter import drawn_seed, initialise
 from megatron_hyena.layers.provider import DenseProvider
 
+THRESHOLD = 0.1
+"""The seed's similarity below which a chunk opens."""
 SET_BY_THE_LAYER = {
     "pattern": "a merging layer is the entry and the exit of one stage: give the blocks between "
     "them the merged vectors",
@@ -82,16 +84,14 @@ class DynamicMergingLayer(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, merge_ratio: float = 0.5, threshold: float = 0.1, **fields: Any
+        self, d_model: int, merge_ratio: float = 0.5, threshold: float = THRESHOLD, **fields: Any
     ) -> None:
         super().__init__()
         _check_fields(fields)
+        if fields.get("merger") != "static" or threshold != THRESHOLD:
+            fields["threshold"] = threshold
         config = HyenaGLTConfig(
-            pattern="(L)",
-            hidden_size=d_model,
-            merge_ratio=merge_ratio,
-            threshold=threshold,
-            **fields,
+            pattern="(L)", hidden_size=d_model, merge_ratio=merge_ratio, **fields
         )
         self.stage = MergedStage(stage_shapes(config)[0], 0, config, DenseProvider())
         self.width = d_model

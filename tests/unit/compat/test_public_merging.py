@@ -66,17 +66,19 @@ def test_nothing_before_a_changed_position_changes() -> None:
     assert not torch.equal(outputs[0][:, 137], outputs[1][:, 137])
 
 
+FIELDS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mean": {"merge_fn": "mean", "similarity": "cosine"},
+    "static": {"merger": "static"},
+    "adaptive": {"adaptive": True},
+}
+
+
 @pytest.mark.parametrize("length", [1, 5, 16, 37, 300])
-@pytest.mark.parametrize("kind", ["linear", "mean", "static", "adaptive"])
+@pytest.mark.parametrize("kind", FIELDS)
 def test_slots_behind_the_last_position_are_empty(kind: str, length: int) -> None:
     """The padding of the last window opens no chunk and counts nowhere."""
-    fields: dict[str, Any] = {
-        "linear": {},
-        "mean": {"merge_fn": "mean", "similarity": "cosine"},
-        "static": {"merger": "static"},
-        "adaptive": {"adaptive": True},
-    }[kind]
-    layer = DynamicMergingLayer(24, window=16, **fields).double().train()
+    layer = DynamicMergingLayer(24, window=16, **FIELDS[kind]).double().train()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     x = X.double()[:, :length]

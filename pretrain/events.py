@@ -9,6 +9,7 @@ from megatron_hyena.config import Config, length_schedule
 from megatron_hyena.data.loader import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 from megatron_hyena.engine.saving import save_checkpoint
+from megatron_hyena.layers.merging.keeping import named_figures
 from megatron_hyena.observe.metrics import MetricsLog, bits_per_base
 from megatron_hyena.observe.profiler import Throughput
 from megatron_hyena.observe.progress import progress
@@ -65,12 +66,7 @@ def merging_figures(result: StepResult) -> dict[str, float]:
     """`ratio_loss`, and `merge/0/kept` and so on of each merged stage; nothing without stages."""
     if not result.merging:
         return {}
-    figures = {
-        f"merge/{number}/{name}": value
-        for number, stage in enumerate(result.merging)
-        for name, value in stage.items()
-    }
-    return {"ratio_loss": result.ratio_loss, **figures}
+    return {"ratio_loss": result.ratio_loss, **named_figures(result.merging)}
 
 
 class Validation:

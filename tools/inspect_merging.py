@@ -19,7 +19,9 @@ and leave the end out.
 Decisions depend on the bases before and on where windows begin. So a contig is always cut the same
 way, whatever the region: passes of the run's data.sequence_length (rounded down to a multiple of
 the model's windows, at least two) begin half a pass apart, and of each but the first only the last
-half counts. Every base has half a pass of context or more, or all that the contig has.
+half counts. Every base has half a pass of context or more, or all that the contig has. Of a model
+that reads both sides (model.causal=false; at least three windows) the middle half of each pass
+counts, so a base has a quarter of a pass or more on either side, or all that the contig has.
 """
 
 from __future__ import annotations
@@ -176,7 +178,7 @@ def _decide(
     from megatron_hyena.model.decisions import Grid, decisions_along
     from megatron_hyena.observe.progress import progress
 
-    grid = Grid.of(total, length, model.merging_multiple)
+    grid = Grid.of(total, length, model.merging_multiple, model.config.causal)
     found = decisions_along(
         model,
         read,

@@ -33,6 +33,18 @@ CHOICES = {
     "router_input": ("encoder", "trunk"),
 }
 
+OF_ROUTERS: dict[str, tuple[object, ...]] = {
+    "router_input": (),
+    "similarity": (),
+    "threshold": (),
+    "router_temperature": (),
+    "smoothing": ("none",),
+    "ratio_loss": ("none",),
+    "ratio_weight": (0.0,),
+    "controller_eta": (),
+}
+"""Fields that only a router reads: what is so without one, whatever they say."""
+
 
 @dataclass(frozen=True)
 class StageShape:
@@ -167,7 +179,14 @@ def _check_numbers(config: HyenaGLTConfig) -> None:
 
 
 def _check_unused(config: HyenaGLTConfig) -> None:
-    """Refuse what the chosen merger would ignore."""
+    """Refuse what the pattern or the chosen merger would ignore.
+
+    A field is refused where it is neither its default nor what happens anyway, as smoothing=none
+    for a merger without a router. A pattern without a merged stage may stand beside all that goes
+    together, so that the model without merging is one override away from each with it; only where
+    the pattern is the default, which nobody chose, is what asks for merging refused.
+    """
+    _check_chosen(config)
     if config.merger in ("static", "precomputed") and config.adaptive:
         raise UserError(
             f"model.adaptive=true shifts a router, which model.merger={config.merger} has not; "
@@ -179,6 +198,40 @@ def _check_unused(config: HyenaGLTConfig) -> None:
             f"all taken: {round((1 - config.merge_ratio) * config.window)} of each window by "
             "model.merge_ratio; set slots=0"
         )
+    for name, so_anyway, why in _ignored(config):
+        value, default = getattr(config, name), getattr(type(config), name)
+        if value not in (default, *so_anyway):
+            raise UserError(f"model.{name}={value} has no effect: {why}; leave it at {default}")
+
+
+def _check_chosen(config: HyenaGLTConfig) -> None:
+    own = type(config)
+    if config.pattern != own.pattern:
+        return
+    for name in ("merger", "merge_ratio", "adaptive"):
+        if (value := getattr(config, name)) != getattr(own, name):
+            raise UserError(
+                f"model.{name}={value} has no effect: model.pattern={own.pattern}, the default, "
+                "merges nothing; put ( ) around the blocks that are to work on merged positions"
+            )
+
+
+def _ignored(config: HyenaGLTConfig) -> list[tuple[str, tuple[object, ...], str]]:
+    """Fields without effect: the name, values that say what is so anyway, why."""
+    found: list[tuple[str, tuple[object, ...], str]] = []
+    if config.merger in ("static", "precomputed"):
+        why = f"model.merger={config.merger} has no router"
+        found += [(name, so_anyway, why) for name, so_anyway in OF_ROUTERS.items()]
+    if config.merger == "hnet":
+        why = "of model.merger=hnet a chunk stands for its first position"
+        found.append(("merge_fn", ("select",), why))
+        found.append(("similarity", ("cosine",), "the router of model.merger=hnet is a cosine"))
+    if not config.adaptive:
+        why = "model.adaptive=false looks at no complexity"
+        found += [("complexity", (), why), ("gamma", (0.0,), why)]
+    if config.ratio_loss == "none":
+        found.append(("ratio_weight", (0.0,), "model.ratio_loss=none leaves the loss out"))
+    return found
 
 
 def _check_shape(shape: StageShape, config: HyenaGLTConfig) -> None:

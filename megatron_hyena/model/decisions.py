@@ -1,10 +1,11 @@
 """What the merged stages of a model decide along a long sequence, in coordinates of its bytes.
 
 A decision depends on all bytes before it that the model sees, and on where windows of merging
-begin. So the sequence is cut by a fixed grid, whatever stretch is asked for: passes of `length`
-bytes begin `step` bytes apart, counted from the first byte of the sequence, and of each pass but
-the first only the last `step` bytes count. Both are multiples of the model's `merging_multiple`,
-so no chunk crosses from one pass to the next.
+begin; where the model is not causal, on the bytes behind it too. So the sequence is cut by a fixed
+grid, whatever stretch is asked for: passes of `length` bytes begin `step` bytes apart, counted from
+the first byte of the sequence, and of each pass only `step` bytes count: the last, or, where the
+model is not causal, the middle. The first pass keeps its beginning too, and the last its end. All
+are multiples of the model's `merging_multiple`, so no chunk crosses from one pass to the next.
 """
 
 from __future__ import annotations
@@ -26,32 +27,54 @@ Read = Callable[[int, int], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Grid:
-    """The passes over a sequence of `total` bytes."""
+    """The passes over a sequence of `total` bytes.
+
+    Attributes:
+        behind: bytes behind those that count, in each pass but the last.
+    """
 
     total: int
     length: int
     step: int
+    behind: int = 0
 
     @classmethod
-    def of(cls, total: int, sequence_length: int, multiple: int) -> Grid:
-        """Passes of the training length, at least two multiples, which overlap by about half."""
-        length = max(2, sequence_length // multiple) * multiple
-        return cls(total, length, length // 2 // multiple * multiple)
+    def of(cls, total: int, sequence_length: int, multiple: int, causal: bool = True) -> Grid:
+        """Passes of the training length, which overlap by about half.
+
+        They are of at least two multiples, or three where the model is not causal: then a quarter
+        of a pass or more stands on either side of what counts.
+        """
+        count = max(2 if causal else 3, sequence_length // multiple)
+        behind = 0 if causal else -(-count // 4)
+        step = count // 2 if causal else count - 2 * behind
+        return cls(total, count * multiple, step * multiple, behind * multiple)
 
     @property
     def context(self) -> int:
         """Bytes before those that count, in each pass but the first."""
-        return self.length - self.step
+        return self.length - self.step - self.behind
+
+    @property
+    def last(self) -> int:
+        """Number of the pass that reaches the end."""
+        return max(0, -(-(self.total - self.length) // self.step))
 
     def passes(self, start: int, end: int) -> range:
         """Numbers of the passes whose bytes that count cover [start, end)."""
-        first, last = (max(0, (byte - self.context) // self.step) for byte in (start, end - 1))
+        first, last = (
+            min(max(0, (byte - self.context) // self.step), self.last) for byte in (start, end - 1)
+        )
         return range(first, last + 1)
 
     def counted(self, number: int) -> tuple[int, int]:
         """[from, to) of the sequence that counts of a pass."""
         begin = number * self.step
-        return begin + (self.context if number else 0), min(begin + self.length, self.total)
+        end = begin + self.length - self.behind
+        return (
+            begin + (self.context if number else 0),
+            self.total if number == self.last else end,
+        )
 
 
 @dataclass(frozen=True, eq=False)

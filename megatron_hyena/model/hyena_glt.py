@@ -25,9 +25,11 @@ from torch.utils.checkpoint import checkpoint
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
+from megatron_hyena.errors import UserError
 from megatron_hyena.layers.bidirectional import both_ways
 from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
 from megatron_hyena.layers.merging.axis import Axis, neutral
+from megatron_hyena.layers.merging.keeping import Rates, counting, named_figures
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.mixer import Mixer
@@ -60,7 +62,8 @@ class HyenaGLTOutput:
             sequence parallelism).
         loss: mean nats per predicted byte, when labels were given.
         ratio_loss: the mean of what pulls merging to its rate, to be added to the loss in training;
-            0 without a learned router. When labels were given.
+            0 without a learned router, and until `after_step` has found the rate off. When labels
+            were given.
         merges: what each merged stage decided, by number.
     """
 
@@ -319,6 +322,38 @@ class HyenaGLT(nn.Module):
         merges = tuple(walk.merges[number] for number in range(len(self.stages)))
         states = hidden.transpose(0, 1)
         return HyenaGLTOutput(logits.transpose(0, 1), states, loss, ratio_loss, merges)
+
+    def calibrate_merging(
+        self,
+        input_ids: Tensor,
+        document_ids: Tensor | None = None,
+        tracks: Tracks | None = None,
+    ) -> None:
+        """Before training: shift each stage's router to its rate on a batch of the data.
+
+        For training loops of one's own, on one rank; `engine` does it by itself, on many.
+        """
+        with counting(self):
+            self._rates().calibrate(lambda: self.hidden(input_ids, document_ids, tracks))
+
+    def after_step(self) -> dict[str, float]:
+        """After each optimizer step: move every stage's rate by what was counted since the last.
+
+        Forward passes in training mode count, all micro-batches of a step together. Without these
+        calls nothing holds the asked rate, and `ratio_loss` stays 0.
+
+        Returns:
+            `merge/0/kept` and so on, as in `metrics.jsonl`; see `layers.merging.rate.Rate.update`.
+        """
+        return named_figures(self._rates().update())
+
+    def _rates(self) -> Rates:
+        if self.provider.size * self.provider.stream.size > 1:
+            raise UserError(
+                f"this is rank {self.provider.rank} of a model that several share, and counts its "
+                "own part only: train it by megatron_hyena.engine, which keeps the rates of all"
+            )
+        return Rates(self)
 
     def stored(self) -> dict[str, Tensor]:
         """Everything a saved model holds, by name: parameters, and the state of rate controls."""

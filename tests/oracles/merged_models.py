@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "adaptive window": {"adaptive": True, "gamma": 5.0},
     "adaptive window of the trunk": {"adaptive": True, "gamma": 5.0, "router_input": "trunk"},
     "adaptive kmer": {"adaptive": True, "complexity": "kmer", "gamma": 9.0, "window": 16},
-    "hnet": {"merger": "hnet", "merge_fn": "mean"},
+    "hnet": {"merger": "hnet"},
     "hnet trunk": {"merger": "hnet", "router_input": "trunk", "smoothing": "none"},
     "static": {"merger": "static", "merge_ratio": 0.625},
     "static select": {"merger": "static", "merge_fn": "select"},

@@ -25,6 +25,8 @@ FIXED_POINT = 1 << 20
 """Complexities are summed as integers, in these units."""
 LAG = 0.9
 """Weight of earlier steps in lagged means."""
+LARGEST_TARGET = 0.95
+"""Of the free positions that are to open; above it there is no ratio loss, only the shift."""
 POSITIONS, ANCHORS, WANTED, OPENED, COMPLEXITY, SCALARS = range(6)
 
 
@@ -47,8 +49,9 @@ class Rate(nn.Module):
         super().__init__()
         self.shape, self.eta = shape, config.controller_eta
         self.gamma = config.gamma if config.adaptive else 0.0
-        self.weight = config.ratio_weight if config.ratio_loss == "lagged" else 0.0
         self.target = self._free_target(shape.window, 1)
+        pulls = config.ratio_loss == "lagged" and self.target <= LARGEST_TARGET
+        self.weight = config.ratio_weight if pulls else 0.0
         wide = torch.float64
         self.register_buffer("shift", torch.zeros((), dtype=wide))
         self.register_buffer("wanted", torch.full((), self.target, dtype=wide))
@@ -73,7 +76,10 @@ class Rate(nn.Module):
         return min(max(wanted, 1 / (4 * free)), 1 - 1 / (4 * free))
 
     def penalty(self, probability_LB: Tensor) -> Tensor:
-        """Ratio loss of each position: weight N / (N - 1) (N F - 1) p, N = 1 / target; [L, B]."""
+        """Ratio loss of each position: weight N / (N - 1) (N F - 1) p, N = 1 / target; [L, B].
+
+        N / (N - 1) has no bound as nothing is to be merged: see `LARGEST_TARGET`.
+        """
         n = 1 / self.target
         slope = self.weight * n / (n - 1) * (n * self.wanted - 1)
         return slope.to(probability_LB.dtype) * probability_LB

@@ -90,8 +90,11 @@ class Complexity(nn.Module):
     def forward(self, x_LBR: Tensor, axis: Axis, window: int, stream: Context) -> Tensor:
         """c [L, B], the same over each window."""
         mean = self.mean(x_LBR, axis, window, stream)
-        hidden = torch.relu(mean @ self.weight_in.t() + self.bias_in)
-        c = torch.sigmoid(hidden @ self.weight_out + self.bias_out)
+        weight, bias, weight_out, bias_out = (
+            w.to(mean.dtype) for w in (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
+        )
+        hidden = torch.relu(mean @ weight.t() + bias)
+        c = torch.sigmoid(hidden @ weight_out + bias_out)
         return c.repeat_interleave(window, dim=0)
 
     def unknown(self, axis: Axis, window: int) -> Tensor:

@@ -1,6 +1,6 @@
 """How alike two neighbouring positions are: the router's logit z, sigmoid(z) the similarity.
 
-All of it runs in fp32 (fp64 for fp64 input), on every tensor rank alike.
+All of it runs in fp32 (fp64 for fp64 input) whatever the weights are, on every tensor rank alike.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Mlp(nn.Module):
 
     def forward(self, x_LBR: Tensor, stream: Context) -> Tensor:
         """x [L, B, r] -> z [L, B]."""
-        earlier, own = F.linear(x_LBR, self.pair).chunk(2, dim=-1)
-        hidden = torch.relu(shifted(earlier, stream) + own + self.bias)
-        return hidden @ self.out + self.offset
+        earlier, own = F.linear(x_LBR, self.pair.to(x_LBR.dtype)).chunk(2, dim=-1)
+        hidden = torch.relu(shifted(earlier, stream) + own + self.bias.to(own.dtype))
+        return hidden @ self.out.to(own.dtype) + self.offset.to(own.dtype)
 
 
 class Cosine(nn.Module):
@@ -57,8 +57,8 @@ class Cosine(nn.Module):
 
     def forward(self, x_LBR: Tensor, stream: Context) -> Tensor:
         """x [L, B, r] -> z [L, B]."""
-        query = F.normalize(F.linear(x_LBR, self.query), dim=-1)
-        key = F.normalize(F.linear(x_LBR, self.key), dim=-1)
+        query = F.normalize(F.linear(x_LBR, self.query.to(x_LBR.dtype)), dim=-1)
+        key = F.normalize(F.linear(x_LBR, self.key.to(x_LBR.dtype)), dim=-1)
         cosine = (shifted(query, stream) * key).sum(-1)
         return torch.logit((1 + cosine) / 2, eps=SMALLEST)
 

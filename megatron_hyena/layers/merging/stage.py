@@ -165,7 +165,8 @@ class MergedStage(nn.Module):
             return merge.axis.mask((before[..., :-1] * size + opening) / (size + 1))
         before = self._before(mean, merge)
         pair = torch.cat([before, opening], dim=-1)
-        learned = F.linear(pair, self.merge_weight, self.merge_bias)
+        weight, bias = self.merge_weight.to(pair.dtype), self.merge_bias.to(pair.dtype)
+        learned = F.linear(pair, weight, bias)
         return merge.axis.mask(opening + learned.to(x_LBH.dtype))
 
     def _before(self, x_MBH: Tensor, merge: Merge) -> Tensor:
@@ -191,10 +192,15 @@ class MergedStage(nn.Module):
         p = merge.probability_LB
         if p is not None:
             y = straight_through(y, torch.where(merge.chunks.opens_nWB.flatten(0, 1), p, 1 - p))
-        return x_LBH + y.to(x_LBH.dtype) + F.linear(x_LBH, self.skip).to(x_LBH.dtype)
+        skipped = F.linear(x_LBH, self.skip.to(x_LBH.dtype))
+        return x_LBH + y.to(x_LBH.dtype) + skipped.to(x_LBH.dtype)
 
     def spread(self, penalty_MB: Tensor, merge: Merge) -> Tensor:
-        """A penalty per slot as one per position, at the openings, with the same mean."""
+        """A penalty per slot as one per position, at the openings.
+
+        Its mean over the positions is that over the taken slots where the stage keeps the asked
+        fraction of its positions; where it keeps more or fewer, it is that much larger or smaller.
+        """
         read = merge.chunks.read(penalty_MB[..., None])[..., 0]
         return read * merge.chunks.opens_nWB.flatten(0, 1) / self.shape.keep
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from megatron_hyena.layers.merging.similarity import replicated
 from megatron_hyena.layers.parameter import normal
+from megatron_hyena.ops.fir import compute_dtype
 
 WIDTH = 64
 TAPS, DILATIONS = 4, (1, 4, 16)
@@ -38,8 +39,9 @@ class ByteTrunk(nn.Module):
         first = max(0, start - REACH)
         place = position_BL[:, first:stop].t()
         with torch.autocast(ids_BL.device.type, enabled=False):
-            e = F.embedding(ids_BL[:, first:stop].t(), self.table)
-            for taps, dilation in zip(self.taps, DILATIONS, strict=True):
+            wide = compute_dtype(self.table)
+            e = F.embedding(ids_BL[:, first:stop].t(), self.table.to(wide))
+            for taps, dilation in zip(self.taps.to(wide), DILATIONS, strict=True):
                 e = e + F.silu(_dilated(e, taps, dilation, place))
         return e[start - first :]
 

@@ -73,6 +73,62 @@ def test_what_contradicts_is_refused_with_both_numbers(
         assert part in message
 
 
+NO_STAGE = {"pattern": "SMS"}
+DEFAULT = {"pattern": HyenaGLTConfig().pattern}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({**DEFAULT, "adaptive": True}, ["model.adaptive=True", "model.pattern=[SMLA]2", "( )"]),
+        ({**DEFAULT, "merger": "precomputed"}, ["model.merger=precomputed", "[SMLA]2", "( )"]),
+        ({**DEFAULT, "merge_ratio": 0.9}, ["model.merge_ratio=0.9", "[SMLA]2", "( )"]),
+        ({**NO_STAGE, "gamma": 9.0}, ["model.gamma=9.0", "model.adaptive=false"]),
+        ({"merger": "hnet", "merge_fn": "mean"}, ["model.merge_fn=mean", "hnet", "at linear"]),
+        ({"merger": "static", "router_input": "trunk"}, ["router_input=trunk", "static", "router"]),
+        ({"merger": "static", "threshold": 0.3}, ["model.threshold=0.3", "static", "at 0.5"]),
+        ({"merger": "static", "similarity": "cosine"}, ["model.similarity=cosine", "static"]),
+        ({"merger": "static", "router_temperature": 2.0}, ["router_temperature=2.0", "static"]),
+        ({"merger": "static", "controller_eta": 0.5}, ["controller_eta=0.5", "static"]),
+        ({"merger": "precomputed", "ratio_weight": 0.5}, ["ratio_weight=0.5", "precomputed"]),
+        ({"complexity": "kmer"}, ["model.complexity=kmer", "adaptive=false", "at window"]),
+        ({"gamma": 9.0}, ["model.gamma=9.0", "model.adaptive=false", "at 2.0"]),
+        ({"ratio_loss": "none", "ratio_weight": 1.0}, ["ratio_weight=1.0", "ratio_loss=none"]),
+        ({"merger": "static", "adaptive": True}, ["model.adaptive=true", "static"]),
+        ({"merger": "static", "slots": 64}, ["model.slots=64", "static"]),
+    ],
+)
+def test_what_would_do_nothing_is_refused_with_what_ignores_it(
+    changes: dict[str, Any], named: list[str]
+) -> None:
+    message = refused(**changes)
+    for part in named:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"merger": "static", "smoothing": "none", "ratio_loss": "none"},
+        {"merger": "precomputed", "ratio_weight": 0.0, "merge_fn": "mean", "slots": 70},
+        {"merger": "hnet", "merge_fn": "select", "similarity": "cosine", "threshold": 0.3},
+        {"ratio_loss": "none", "ratio_weight": 0.0, "gamma": 0.0},
+        {"adaptive": True, "complexity": "kmer", "gamma": 9.0},
+        # The model without merging, by another pattern alone.
+        {**NO_STAGE, "merge_ratio": 0.9, "window": 64, "slots": 40, "router_input": "trunk"},
+        {**NO_STAGE, "adaptive": True, "gamma": 3.0},
+        {**NO_STAGE, "merger": "precomputed"},
+        {**NO_STAGE, "threshold": 0.1, "merge_fn": "mean", "smoothing": "none"},
+    ],
+)
+def test_what_says_so_anyway_and_what_another_pattern_leaves_over_may_stay(
+    changes: dict[str, Any],
+) -> None:
+    config = HyenaGLTConfig(**{"pattern": "S(M)S", **changes})
+    for name, value in changes.items():
+        assert getattr(config, name) == value
+
+
 @pytest.mark.parametrize("field", CHOICES)
 def test_an_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
     message = refused(**{field: "nearest"})

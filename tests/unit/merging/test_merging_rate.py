@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_hyena import HyenaGLT
-from megatron_hyena.config.merging import StageShape
+from megatron_hyena.config.merging import StageShape, stage_shapes
 from megatron_hyena.layers.merging.rate import (
     ANCHORS,
     BINS,
@@ -322,3 +322,29 @@ def test_padding_counts_neither_in_the_outer_nor_in_the_inner_stage() -> None:
         assert plain[POSITIONS] > 0
         assert torch.equal(plain[:empty], padded[:empty])
         assert torch.equal(plain[empty + 1 :], padded[empty + 1 :])
+
+
+@pytest.mark.parametrize("window", [8, 128])
+@pytest.mark.parametrize("merge_ratio", [0.0, 1e-6, 0.01, 0.04, 0.1, 0.5, 0.8])
+def test_the_slope_of_the_ratio_loss_is_bounded_as_nothing_is_to_be_merged(
+    merge_ratio: float, window: int
+) -> None:
+    """weight N / (N - 1) (N F - 1), or nothing where more than 0.95 of the free are to open."""
+    config = merged_config(merge_ratio=merge_ratio, window=window, ratio_weight=3.0)
+    rate = Rate(stage_shapes(config)[0], config)
+    rate.wanted.fill_(0.5 * rate.target)
+    free = (window * (1 - merge_ratio) - 1) / (window - 1)  # the anchor opens anyway
+    slope = rate.penalty(torch.ones((), dtype=torch.float64)).item()
+    if free > 0.95:
+        assert slope == 0
+    else:
+        assert slope == pytest.approx(3 / (1 - free) * (0.5 - 1))
+        assert abs(slope) <= 3 * 20 / 2
+
+
+def test_a_model_that_merges_nothing_trains_without_a_ratio_loss() -> None:
+    model, ids = HyenaGLT(merged_config(merge_ratio=0.0, slots=8)).train(), dna(2, 64)
+    stage_of(model).rate.wanted.fill_(0.1)
+    output = model(ids, labels=ids)
+    assert output.ratio_loss == 0
+    output.loss.backward()

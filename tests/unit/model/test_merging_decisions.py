@@ -176,3 +176,44 @@ def test_even_chunks_are_even():
     starts, ends = found.chunks()
     assert (starts % 4 == 0).all() and (ends - starts == 4).all()
     assert torch.equal(found.wanted, found.opened)
+
+
+@pytest.mark.parametrize("multiple", [8, 48])
+@pytest.mark.parametrize("length", [8, 100, 150, 1000, 1100])
+def test_passes_of_a_model_that_sees_both_sides_leave_context_on_both(length, multiple):
+    for total in (1, 47, 96, 144, 145, 1000, 5003):
+        grid = Grid.of(total, length, multiple, causal=False)
+        assert grid.length % multiple == grid.step % multiple == grid.behind % multiple == 0
+        assert 3 * multiple <= grid.length <= max(length, 3 * multiple)
+        at, numbers = 0, list(grid.passes(0, total))
+        for number in numbers:
+            begin, (low, high) = number * grid.step, grid.counted(number)
+            assert low == at and high > low
+            assert number == 0 or low - begin >= grid.length / 4
+            assert high == total or begin + grid.length - high >= grid.length / 4
+            assert begin < total  # no pass of padding alone
+            at = high
+        assert at == total and (total > grid.length or numbers == [0])
+        for byte in range(0, total, 31):
+            (number,) = grid.passes(byte, byte + 1)
+            assert grid.counted(number)[0] <= byte < grid.counted(number)[1]
+
+
+@pytest.mark.parametrize("pattern", ["S(L)", "S(S(S)0.5)0.4"])
+@pytest.mark.parametrize("span", [(0, 1920), (500, 700), (1919, 1920)])
+def test_a_model_that_sees_both_sides_decides_as_in_one_pass_over_all(pattern, span):
+    """Its layers before the routers reach less than a quarter of a pass."""
+    model = model_of(pattern, causal=False, slots=12)
+    assert 1920 % model.merging_multiple == 0
+    ids = draw_bytes(1, 1920)[0]
+    grid = Grid.of(1920, 4 * 64 + 3, model.merging_multiple, causal=False)
+    assert grid.length == 4 * 64
+    found = decisions_along(model, reader(ids), grid, *span)
+    for number, rows in walked(model, ids).items():
+        one, whole = found[number], {byte: (opened, p) for byte, opened, p in rows}
+        assert one.probability is not None
+        covered = [byte for byte in whole if span[0] <= byte < span[1]]
+        assert set(covered) <= set(one.place.tolist())
+        for byte, opened, p in zip(one.place, one.opened, one.probability, strict=True):
+            assert whole[int(byte)][0] == bool(opened)
+            assert whole[int(byte)][1] == pytest.approx(float(p), abs=1e-9)

@@ -158,6 +158,19 @@ def test_tracks_that_the_model_reads(tmp_path, genome, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_reads_both_sides_decides_as_in_one_pass_over_the_contig(tmp_path, genome):
+    """The block before the router reaches 6 bases, so no pass may end where its decisions count."""
+    folder, two = genome
+    both = ("model.causal=false", "train.objective=mlm")
+    model = save(tmp_path / "run", "model.pattern=S(L)", *both)
+    arguments = [str(tmp_path / "run"), "--store", str(folder / "g.zarr"), "--region", "two:1-800"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    ((p, _),) = merged(model, two[: 900 // 16 * 16])
+    values = rows_of(tmp_path / "out" / "stage0_probability.bedgraph")
+    assert [a for _, a, _, _ in values] == [*range(800)]
+    assert all(float(v) == pytest.approx(p[a], abs=1e-4) for _, a, _, v in values)
+
+
 def test_chunks_without_a_router_have_no_probability(tmp_path, genome, capsys):
     folder, _ = genome
     save(tmp_path / "run", "model.pattern=S(L)", "model.merger=static", "model.merge_ratio=0.75")

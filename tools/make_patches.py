@@ -253,9 +253,8 @@ def _window(arguments: argparse.Namespace, model: HyenaGLT, trained: int | None)
         raise UserError(
             f"{arguments.entropy} does not tell the length that it was trained on; give --length"
         )
-    most = model.config.max_sequence_length
-    bounded = set("HG") & set(model.config.signs) and model.config.hyena_filter != "genomic"
-    if bounded and length > most:
+    most = model.config.longest_sequence
+    if most is not None and length > most:
         raise UserError(f"--length {length} exceeds the model's max_sequence_length {most}")
     if model.stages and model.config.merger == "precomputed":
         raise UserError(

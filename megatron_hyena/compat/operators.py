@@ -160,7 +160,7 @@ def operator_config(d_model: int, l_max: int, order: int, filter_order: int) -> 
 
 def longest_of(config: HyenaGLTConfig, sign: str) -> int | None:
     """Longest sequence of a mixer; None where its filters do not end."""
-    bounded = sign in "HG" and config.hyena_filter != "genomic"
+    bounded = sign in "HG" and not config.explicit_taps
     return config.max_sequence_length if bounded else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megatron_hyena.config.alphabet import TRACKS
 from megatron_hyena.config.curriculum import (
     curriculum_divides,
     curriculum_ends,
@@ -24,10 +25,10 @@ Rule = Callable[[Config, int], "str | None"]
 
 
 def length_fits(config: Config, world_size: int) -> str | None:
-    """Filters of `H` and `G` that are functions of the position have a longest sequence."""
+    """Filters of `H` and `G` that reach over the whole sequence have a longest one."""
     model, length = config.model, config.data.sequence_length
-    long = [sign for sign in "HG" if sign in model.signs and model.hyena_filter != "genomic"]
-    if long and length > model.max_sequence_length:
+    if model.longest_sequence is not None and length > model.longest_sequence:
+        long = [sign for sign in "HG" if sign in model.signs]
         return (
             f"data.sequence_length = {length} exceeds model.max_sequence_length = "
             f"{model.max_sequence_length}, which the filters of {' and '.join(long)} are made for; "
@@ -152,6 +153,17 @@ def types_are_read(config: Config, world_size: int) -> str | None:
     )
 
 
+def tracks_are_known(config: Config, world_size: int) -> str | None:
+    """A track that nothing reads is a mistake."""
+    strange = [name for name in config.data.tracks if name not in TRACKS]
+    if strange:
+        return (
+            f"data.tracks = [{','.join(config.data.tracks)}] names {strange[0]}, which no model "
+            f"reads; name only {', '.join(TRACKS[:-1])} and {TRACKS[-1]}"
+        )
+    return None
+
+
 def exchanges_fit(config: Config, world_size: int) -> str | None:
     """Every kind of layer has a way to exchange data between context ranks."""
     if config.parallel.context == 1:
@@ -185,6 +197,7 @@ def batch_divides(config: Config, world_size: int) -> str | None:
 
 
 ANY_LAYOUT: tuple[Rule, ...] = (
+    tracks_are_known,
     types_are_read,
     length_fits,
     objective_fits,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_hyena.config.alphabet import check_alphabet
 from megatron_hyena.config.filters import check_hyena_filter
 from megatron_hyena.config.merging import check_merging
 from megatron_hyena.config.motifs import check_motifs
@@ -33,7 +34,8 @@ class HyenaGLTConfig:
     """Inner width of the gated MLP; 0 takes 8/3 of `hidden_size`, rounded up to a multiple of
     64; -1 leaves the MLP out of every block."""
     vocab_size: int = 256
-    """Token ids; a byte is its own id. 512 matches Evo 2's checkpoints."""
+    """Token ids; a byte is its own id. 512 matches Evo 2's checkpoints; 4 is for
+    `GenomicTokenizer(compact=True)`, without padding and hidden bytes: causal models only."""
     causal: bool = True
     """A position sees itself and what stands before it in its document; `false`: the whole
     document, for `train.objective=mlm`. `A` and `W` then attend to both sides; of the other
@@ -65,8 +67,8 @@ class HyenaGLTConfig:
     """Convolutions of `H` and `G` by FFT; `false` takes products with Toeplitz matrices, faster for
     few taps, and needs filters of at most 512 taps. The numbers are the same."""
     max_sequence_length: int = 65536
-    """Longest sequence of `H` and `G`, unless their filters are `genomic`; `implicit` ones are
-    functions of position / this."""
+    """Longest sequence of `H` and `G`, in bytes, where their filters reach over all of it;
+    `implicit` ones are functions of position / this."""
     motif_length: int = 10
     """Taps of the motif branch of `G`."""
     motifs: tuple[str, ...] = ("cg_dinucleotide", "tata_box", "palindrome")
@@ -161,6 +163,7 @@ class HyenaGLTConfig:
                 )
         self._check_filters(signs)
         check_merging(self)
+        check_alphabet(self)
 
     def _check_filters(self, signs: tuple[str, ...]) -> None:
         """The long filters of `H` and `G`, and the motifs with whatever starts from them."""
@@ -198,6 +201,12 @@ class HyenaGLTConfig:
     def explicit_taps(self) -> int:
         """Taps of the filters of `H` and `G`; 0 where they reach over the whole sequence."""
         return self.bank_taps if self.hyena_filter == "genomic" else self.hyena_filter_size
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """Most bytes of a sequence; None for any, where no filter reaches over all of it."""
+        bounded = set("HG") & set(self.signs) and not self.explicit_taps
+        return self.max_sequence_length if bounded else None
 
     @property
     def bank_taps(self) -> int:

@@ -124,7 +124,7 @@ class DataSection:
     each sequence from one document and skips those that are too short for one."""
     mask_fraction: float = 0.15
     """With `train.objective=mlm`, the share of the known bases that are to be predicted; of them
-    80 % are hidden, 10 % replaced by another base of the window, 10 % shown as they are."""
+    80 % are hidden, 10 % replaced by a base drawn from the window, 10 % shown as they are."""
     mask_span: int = 1
     """Neighbouring bases that are chosen together."""
 

@@ -1,7 +1,8 @@
 """Which bases a masked model is to predict, and what it is shown instead.
 
 Of the known bases a share is chosen, alone or in spans; of the chosen, as in BERT
-(arXiv:1810.04805), 80 % are shown as MASK, 10 % as another base and 10 % as they are. All of it is
+(arXiv:1810.04805), 80 % are shown as MASK, 10 % as a base drawn from the window, which may be the
+same again, and 10 % as they are. All of it is
 a function of the seed and the window's position, so every layout hides the same bases.
 """
 

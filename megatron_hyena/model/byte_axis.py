@@ -8,16 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megatron_hyena.config.alphabet import mask_id, pad_id
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.merging.axis import Axis
 from megatron_hyena.layers.merging.kmers import SPAN, STEP, kmer_complexity
 from megatron_hyena.layers.merging.trunk import REACH, ByteTrunk
 from megatron_hyena.ops.documents import Documents
 
-PAD = 1
-"""The byte that fills documents up; see `data.alphabet`."""
-MASK = 2
-"""The byte that stands for one that is hidden."""
 HISTORY = -(-max(SPAN, REACH) // STEP) * STEP
 """Bytes before a stretch that its axis depends on, or more."""
 
@@ -34,6 +31,7 @@ class ByteAxis(nn.Module):
         by_bytes = merges and routed and config.router_input == "trunk"
         self.trunk = ByteTrunk(config.vocab_size) if by_bytes else None
         self.causal = config.causal
+        self.pad, self.mask = pad_id(config), mask_id(config)
         self.kmers = routed and config.adaptive and config.complexity == "kmer"
 
     def forward(
@@ -43,11 +41,13 @@ class ByteAxis(nn.Module):
         tracks: Mapping[str, Tensor],
         held: slice,
         first: int = 0,
+        given: int | None = None,
     ) -> Axis:
         """The axis of the bytes `held` of `ids_BL`, whose tracks and documents are as long.
 
         At least `HISTORY` bytes stand before those held, or all that there are; `first` is the
-        place in the sequence of the first byte given.
+        place in the sequence of the first byte of `ids_BL`; those behind its first `given` (None:
+        none) were appended by the model.
         """
         start, stop = held.start, held.stop
         if documents is None:
@@ -59,13 +59,13 @@ class ByteAxis(nn.Module):
         if self.trunk is not None:
             features = self.trunk(ids_BL, position, start, stop)
         hidden = protected = None
-        if not self.causal:
-            whole = ids_BL == MASK
+        if self.mask is not None and not self.causal:
+            whole = ids_BL == self.mask
             behind = F.pad(whole[:, :-1], (1, 0))
             hidden, protected = (b[:, start:stop].t() for b in (whole, whole | behind))
         return Axis(
             place_LB=position[:, start:stop].t(),
-            counted_LB=(ids_BL[:, start:stop] != PAD).t(),
+            counted_LB=self._counted(ids_BL, given)[:, start:stop].t(),
             sparse=False,
             router_LBR=features,
             complexity_LB=kmer_complexity(ids_BL, position, start, stop) if self.kmers else None,
@@ -73,3 +73,10 @@ class ByteAxis(nn.Module):
             hidden_LB=hidden,
             protected_LB=protected,
         )
+
+    def _counted(self, ids_BL: Tensor, given: int | None) -> Tensor:
+        """Bytes that are no padding, bool [B, L]."""
+        if self.pad is not None:
+            return ids_BL != self.pad
+        place = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+        return (place < (ids_BL.shape[1] if given is None else given)).expand_as(ids_BL)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megatron_hyena.config.alphabet import filler_id
 from megatron_hyena.layers.merging.stage import Merge
-from megatron_hyena.model.hyena_glt import PADDING, HyenaGLT
+from megatron_hyena.model.hyena_glt import HyenaGLT
 
 TOKENS_AT_ONCE = 16384
 """Bytes of the passes that run side by side."""
@@ -125,7 +126,7 @@ def decisions_along(
     size = max(1, TOKENS_AT_ONCE // grid.length)
     parts: list[list[Decisions]] = []
     for batch in watch([numbers[i : i + size] for i in range(0, len(numbers), size)]):
-        ids, tracks = _batch(read, grid, batch)
+        ids, tracks = _batch(read, grid, batch, filler_id(model.config))
         merges = model(ids, tracks=tracks).merges
         for row, number in enumerate(batch):
             parts.append([_of_pass(m, d, row, number, grid) for d, m in _with_depth(model, merges)])
@@ -136,13 +137,15 @@ def _with_depth(model: HyenaGLT, merges: tuple[Merge, ...]) -> list[tuple[int, M
     return [(stage.depth, m) for stage, m in zip(model.layout.stages, merges, strict=True)]
 
 
-def _batch(read: Read, grid: Grid, numbers: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Passes as rows, bytes [B, L] and tracks; behind the end stands padding."""
+def _batch(
+    read: Read, grid: Grid, numbers: list[int], filler: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Passes as rows, bytes [B, L] and tracks; behind the end stands `filler`."""
     rows, beside = [], dict[str, list[Tensor]]()
     for number in numbers:
         begin = number * grid.step
         ids, tracks = read(begin, min(begin + grid.length, grid.total))
-        rows.append(_filled(ids, grid.length, PADDING))
+        rows.append(_filled(ids, grid.length, filler))
         for name, track in tracks.items():
             unknown = float("nan") if track.is_floating_point() else 0
             beside.setdefault(name, []).append(_filled(track, grid.length, unknown))

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_hyena.config.alphabet import PAD
 from megatron_hyena.errors import UserError
 
-PAD = 1
-"""The byte that fills sequences up; see `data.alphabet`."""
 UNSCORED = -100
 """Label of a position without a target."""
 

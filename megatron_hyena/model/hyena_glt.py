@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from megatron_hyena.config.alphabet import filler_id, pad_id
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
@@ -41,13 +42,13 @@ from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import ByteAxis
 from megatron_hyena.model.document_numbers import apart_from_padding, next_labels
 from megatron_hyena.model.folder import read_config, read_weights, write_folder
+from megatron_hyena.model.inputs import check_beside, check_inputs, check_length
+from megatron_hyena.model.ratio_weights import ratio_weights
 from megatron_hyena.model.walk import Walk
 from megatron_hyena.ops.documents import Documents
 
 LOSS_SLICE = 16384
 """Positions (over all rows) whose logits are held at once under recomputation."""
-PADDING = 1
-"""PAD, the byte behind the end of a sequence that the layout does not divide; nothing reads it."""
 Tracks = Mapping[str, Tensor]
 """Numbers beside the bytes, by name: [B, L] each."""
 
@@ -121,7 +122,7 @@ class HyenaGLT(nn.Module):
         recompute: str = "none",
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.longest, self.filler = config, config.longest_sequence, filler_id(config)
         self.recomputed = tuple(chooses(recompute, sign) for sign in config.signs)
         self.provider: Provider = provider or DenseProvider()
         ends = self.provider.of_layer("embedding, head")
@@ -144,7 +145,7 @@ class HyenaGLT(nn.Module):
         if self.embedding.weight.device.type != "meta":
             initialise(self, seed, self.provider.rank, self.provider.size)
 
-    def stretch(self, whole_BL: Tensor, padding: float = PADDING) -> Tensor:
+    def stretch(self, whole_BL: Tensor, padding: float = 0) -> Tensor:
         """This rank's positions [B, l] of a tensor of whole sequences [B, L], padded if need be."""
         context = self.provider.context
         return self._padded(whole_BL, padding).chunk(context.size, dim=1)[context.rank]
@@ -165,7 +166,9 @@ class HyenaGLT(nn.Module):
     def _run(
         self, input_ids: Tensor, document_ids: Tensor | None, tracks: Tracks | None
     ) -> tuple[Tensor, Walk]:
-        ids = self._padded(input_ids, PADDING)
+        check_inputs(input_ids, document_ids, tracks)
+        check_length(input_ids.shape[1], self.longest)
+        ids = self._padded(input_ids, self.filler)
         if not self.config.causal:
             document_ids = apart_from_padding(
                 input_ids, document_ids, ids.shape[1], bool(self.stages)
@@ -184,7 +187,7 @@ class HyenaGLT(nn.Module):
         if self.stages:
             part = ids.shape[1] // stream.size
             own = slice(stream.rank * part, (stream.rank + 1) * part)
-            axis = self.byte_axis(ids, documents, padded, own)
+            axis = self.byte_axis(ids, documents, padded, own, given=input_ids.shape[1])
         types = padded.get("type")
         ids = ids[:, span.start : span.start + length]
         return self.walk_span(ids, None if types is None else self._slice(types), span, axis)
@@ -236,6 +239,7 @@ class HyenaGLT(nn.Module):
                 multiple of `merging_multiple`.
             tracks: numbers beside the bytes.
         """
+        check_beside("targets", targets, input_ids)
         return self._token_losses(self.hidden(input_ids, document_ids, tracks), targets)
 
     def weighted_losses(
@@ -251,24 +255,29 @@ class HyenaGLT(nn.Module):
         The first is of its stretch, the second of its slice of the residual stream; both are meant
         to be divided by the same sum of weights [B, L].
         """
+        check_beside("targets", targets, input_ids)
+        check_beside("weights", weights, input_ids)
         hidden, walk = self._run(input_ids, document_ids, tracks)
         nll = self._token_losses(hidden, targets)
+        penalty = self._penalty(walk, input_ids, weights)
         nats = (nll * self.stretch(weights, 0.0).to(nll.dtype)).sum()
-        return torch.stack([nats, self._penalty(walk, weights).to(nats.dtype)])
+        return torch.stack([nats, penalty.to(nats.dtype)])
 
     def _slice(self, padded_BL: Tensor) -> Tensor:
         """This rank's slice of the residual stream, [B, positions]."""
         stream = self.provider.stream
         return padded_BL.chunk(stream.size, dim=1)[stream.rank]
 
-    def _penalty(self, walk: Walk, weights: Tensor) -> Tensor:
+    def _penalty(self, walk: Walk, input_ids: Tensor, weights: Tensor) -> Tensor:
+        config = self.config
+        weights = ratio_weights(weights, input_ids, pad_id(config), config.causal)
         own = self._slice(self._padded(weights, 0.0)).t()
         penalty: Tensor = (own * walk.penalty_LB).sum()
         return penalty
 
     def _token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         x = self.ends.enter(hidden)
-        targets = self.stretch(targets).t()
+        targets = self.stretch(targets, self.filler).t()
         if not (any(self.recomputed) and self.training):
             return self._nll(x, targets).t()
         step = max(1, LOSS_SLICE // x.shape[1])
@@ -297,8 +306,14 @@ class HyenaGLT(nn.Module):
                 are what belongs where they stand.
             document_ids, tracks: see `token_losses`.
 
+        Raises:
+            UserError: shapes that do not fit together, a track that no model reads, or more bytes
+                than the filters of `H` and `G` are made for.
+
         Where ranks share a sequence, what they return covers the padded length.
         """
+        if labels is not None:
+            check_beside("labels", labels, input_ids)
         hidden, walk = self._run(input_ids, document_ids, tracks)
         local_logits = self.head(self.ends.enter(hidden))
         loss = ratio_loss = None
@@ -312,7 +327,7 @@ class HyenaGLT(nn.Module):
             context = self.provider.context
             count = context.sum(scored.sum().to(nll.dtype))
             loss = context.sum((nll * scored).sum()) / count.clamp(min=1)
-            penalty = self._penalty(walk, (wanted != -100).to(nll.dtype))
+            penalty = self._penalty(walk, input_ids, (wanted != -100).to(nll.dtype))
             ratio_loss = self.provider.stream.sum(penalty) / count.clamp(min=1)
         logits = self.ends.gather_vocabulary(local_logits)
         if self.provider.context.size == 1:  # without the padding

@@ -24,7 +24,8 @@ from megatron_hyena.layers.memory import Memory, Remembering, State
 from megatron_hyena.layers.merging.axis import neutral
 from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import HISTORY
-from megatron_hyena.model.hyena_glt import PADDING, HyenaGLT, Tracks
+from megatron_hyena.model.hyena_glt import HyenaGLT, Tracks
+from megatron_hyena.model.inputs import check_inputs, check_length
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ class Stream:
         """Go on by a piece: ids [B, l], l at least 1; `tracks` as the model's, [B, l] each.
 
         Raises:
-            UserError: other rows or other tracks than before, or no bytes.
+            UserError: other rows or other tracks than before, no bytes, or more in all than the
+                filters of `H` and `G` are made for.
         """
+        check_inputs(input_ids, None, tracks)
+        check_length(self.length + input_ids.shape[1], self._model.longest)
         past = self._past or self._nothing(input_ids)
         ids, tracks = self._with_open(past, input_ids, dict(tracks or {}))
         window, fed = self._model.merging_multiple, past.open_BP.shape[1]
@@ -128,7 +132,7 @@ class Stream:
                 name: F.pad(track[:, closed:], (0, missing), value=neutral(track))
                 for name, track in tracks.items()
             }
-            open_ids = F.pad(ids[:, closed:], (0, missing), value=PADDING)
+            open_ids = F.pad(ids[:, closed:], (0, missing), value=self._model.filler)
             hidden.append(self._run(past, open_ids, piece)[max(0, fed - closed) : total - closed])
         left = {name: track[:, closed:] for name, track in tracks.items()}
         self._past = _Past(past.length, past.state, past.recent_BH, ids[:, closed:], left)
@@ -144,16 +148,11 @@ class Stream:
         self, past: _Past, ids: Tensor, tracks: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The piece, behind the bytes that are run again."""
-        if ids.dim() != 2 or not ids.shape[1] or len(ids) != len(past.open_BP):
+        if len(ids) != len(past.open_BP):
             raise UserError(
-                f"the piece has shape {list(ids.shape)}; give [{len(past.open_BP)}, l], l from 1 up"
+                f"this piece has {len(ids)} rows, the ones before had {len(past.open_BP)}; give "
+                "the same with every piece"
             )
-        for name, track in tracks.items():
-            if track.shape != ids.shape:
-                raise UserError(
-                    f"the track {name!r} has shape {list(track.shape)}, the piece "
-                    f"{list(ids.shape)}; give one number for each byte"
-                )
         if self.length and tracks.keys() != past.tracks.keys():
             raise UserError(
                 f"this piece has the tracks {sorted(tracks)}, the ones before had "

@@ -94,3 +94,4 @@ def test_an_explicit_bank_has_no_longest_sequence() -> None:
     with pytest.raises(UserError, match="the filters of H and G are made for"):
         check_layout(load_config(None, [*long[:2], "model.pattern=GH"]), 1)
     check_layout(load_config(None, [*long, "model.hyena_filter=genomic"]), 1)
+    check_layout(load_config(None, [*long, "model.hyena_filter_size=50"]), 1)

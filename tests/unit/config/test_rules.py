@@ -275,6 +275,13 @@ LAYOUT_RULES = [
         "lengths: 4; nearest layouts for 4 ranks: tensor 1 x context 2, ",
     ),
     (
+        "tracks_are_known",
+        ["data.tracks=[type,phylop]"],
+        1,
+        "data.tracks = [type,phylop] names phylop, which no model reads; name only boundaries, "
+        "conservation and type",
+    ),
+    (
         "types_are_read",
         ["model.type_embedding=rna", "data.tracks=[conservation]"],
         1,

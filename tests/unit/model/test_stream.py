@@ -132,7 +132,7 @@ def test_a_fork_goes_on_by_itself() -> None:
 def test_what_is_remembered_grows_only_with_attention_and_long_filters() -> None:
     sizes = {}
     for pattern in ("SMLW", "S(SMLW)S", "A", "H"):
-        model = lively_model(merged_config(pattern), dna(2, 96))
+        model = lively_model(merged_config(pattern, max_sequence_length=704), dna(2, 96))
         stream = Stream(model)
         stream.feed(dna(2, 64))
         first = stream.memory_bytes
@@ -161,14 +161,29 @@ def test_what_cannot_be_fed_is_refused() -> None:
         Stream(both_ways)
     stream = Stream(small_model(small_config("S")))
     stream.feed(dna(2, 5))
-    with pytest.raises(UserError, match=r"shape \[3, 4\]; give \[2, l\]"):
+    with pytest.raises(UserError, match="has 3 rows, the ones before had 2; give the same"):
         stream.feed(dna(3, 4))
-    with pytest.raises(UserError, match=r"shape \[2, 0\]; give \[2, l\], l from 1"):
+    with pytest.raises(UserError, match=r"shape \[2, 0\]; give \[rows, bytes\], at least one"):
         stream.feed(dna(2, 0))
     with pytest.raises(UserError, match=r"has the tracks \['type'\], the ones before had \[\]"):
         stream.feed(dna(2, 4), {"type": torch.zeros(2, 4, dtype=torch.int64)})
-    with pytest.raises(UserError, match=r"'type' has shape \[2, 3\], the piece \[2, 4\]"):
+    with pytest.raises(UserError, match=r"'type' has shape \[2, 3\], input_ids \[2, 4\]"):
         stream.feed(dna(2, 4), {"type": torch.zeros(2, 3, dtype=torch.int64)})
     with pytest.raises(UserError, match="pieces of 0 bytes; give a size from 1"):
         next(in_pieces(small_model(small_config("S")), dna(1, 4), 0))
     assert stream.length == 5
+
+
+@pytest.mark.parametrize("pattern", ["SH", "(G)"])
+def test_no_more_is_fed_than_the_filters_are_made_for(pattern: str) -> None:
+    """In bytes, whatever is merged, as where a run is configured; all that was fed counts."""
+    model = small_model(small_config(pattern, max_sequence_length=64, window=8))
+    stream = Stream(model)
+    stream.feed(dna(2, 60))
+    with pytest.raises(UserError, match=r"65 bytes exceeds model\.max_sequence_length=64, which"):
+        stream.feed(dna(2, 5))
+    assert stream.feed(dna(2, 4)).logits.shape == (2, 4, 256)
+    short = small_config(pattern, max_sequence_length=64, window=8, hyena_filter_size=16)
+    long = Stream(small_model(short))
+    long.feed(dna(2, 60))
+    assert long.feed(dna(2, 60)).logits.shape == (2, 60, 256)

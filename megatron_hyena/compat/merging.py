@@ -146,4 +146,5 @@ class AdaptiveMergingLayer(DynamicMergingLayer):
         for name, own in (("merge_ratio", "base_merge_ratio"), ("adaptive", "DynamicMergingLayer")):
             if name in fields:
                 raise UserError(f"{name}={fields[name]!r} cannot be given here: use {own}")
+        fields.setdefault("complexity", "window")  # the default wants bytes
         super().__init__(d_model, base_merge_ratio, adaptive=True, **fields)

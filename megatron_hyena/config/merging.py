@@ -228,7 +228,7 @@ def _ignored(config: HyenaGLTConfig) -> list[tuple[str, tuple[object, ...], str]
         found.append(("similarity", ("cosine",), "the router of model.merger=hnet is a cosine"))
     if not config.adaptive:
         why = "model.adaptive=false looks at no complexity"
-        found += [("complexity", (), why), ("gamma", (0.0,), why)]
+        found += [("complexity", ("window",), why), ("gamma", (0.0,), why)]
     if config.ratio_loss == "none":
         found.append(("ratio_weight", (0.0,), "model.ratio_loss=none leaves the loss out"))
     return found

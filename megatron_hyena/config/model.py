@@ -120,9 +120,9 @@ class HyenaGLTConfig:
     """Chunks are smoothed on exit by their probabilities (`ema`), or not (`none`)."""
     adaptive: bool = False
     """Merge more where sequence is simple, less where it is complex, with the same total."""
-    complexity: str = "window"
-    """Complexity for `adaptive`: `window`, learned from means of earlier windows, `kmer`, the
-    entropy of 3-mers of the last 64 bytes, or (not causal) `global`, of the document's mean."""
+    complexity: str = "kmer"
+    """Complexity for `adaptive`: `kmer`, the entropy of 3-mers of the last 64 bytes, `window`,
+    learned from means of earlier windows, or (not causal) `global`, of the document's mean."""
     gamma: float = 2.0
     """Strength of `adaptive`, logits per unit of complexity."""
     ratio_loss: str = "lagged"

@@ -26,8 +26,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "threshold, temperature": {"threshold": 0.3, "router_temperature": 2.5, "merge_fn": "select"},
     "not smoothed": {"smoothing": "none", "merge_ratio": 0.25},
     "trunk": {"router_input": "trunk"},
-    "adaptive window": {"adaptive": True, "gamma": 5.0},
-    "adaptive window of the trunk": {"adaptive": True, "gamma": 5.0, "router_input": "trunk"},
+    "adaptive window": {"adaptive": True, "complexity": "window", "gamma": 5.0},
+    "adaptive window of the trunk": {
+        **{"adaptive": True, "complexity": "window", "gamma": 5.0, "router_input": "trunk"}
+    },
     "adaptive kmer": {"adaptive": True, "complexity": "kmer", "gamma": 9.0, "window": 16},
     "hnet": {"merger": "hnet"},
     "hnet trunk": {"merger": "hnet", "router_input": "trunk", "smoothing": "none"},

@@ -62,6 +62,7 @@ OF_MERGED = {
     "model.window": 8,
     "model.router_input": "trunk",
     "model.adaptive": True,
+    "model.complexity": "window",
     "model.ffn_hidden_size": -1,
     "data.sequence_length": 96,
 }

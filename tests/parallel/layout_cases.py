@@ -82,7 +82,9 @@ CASES |= {
     ),
     "nested": Case(NESTED, length=192),
     "nested packed": Case(NESTED, packed=True, length=192),
-    "trunk, adaptive": Case(replace(NESTED, router_input="trunk", adaptive=True), length=192),
+    "trunk, adaptive": Case(
+        replace(NESTED, router_input="trunk", adaptive=True, complexity="window"), length=192
+    ),
     "words, packed": Case(
         replace(MERGED, adaptive=True, complexity="kmer", merge_fn="mean"), packed=True, length=192
     ),

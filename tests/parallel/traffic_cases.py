@@ -47,7 +47,7 @@ CASES |= {
     "merged cp4": ["parallel.context=4", "model.pattern=S(SMLHAW)S", *MERGED],
     "merged nested tp2spcp2": [
         *("parallel.tensor=2", "parallel.sequence=true", "parallel.context=2"),
-        *("model.pattern=S(M(LA)H)S", "model.adaptive=true", *MERGED),
+        *("model.pattern=S(M(LA)H)S", "model.adaptive=true", "model.complexity=window", *MERGED),
     ],
     "merged trunk tp4sp": [
         *("parallel.tensor=4", "parallel.sequence=true", "parallel.recompute=block"),
@@ -63,7 +63,12 @@ CASES |= {
         "parallel.recompute=block",
     ],
     "both ways merged cp4": [
-        *("parallel.context=4", "model.pattern=S(LA)S", "model.adaptive=true"),
+        *(
+            "parallel.context=4",
+            "model.pattern=S(LA)S",
+            "model.adaptive=true",
+            "model.complexity=window",
+        ),
         *("model.complexity=global", *MASKED, *MERGED),
     ],
 }

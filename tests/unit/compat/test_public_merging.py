@@ -70,7 +70,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mean": {"merge_fn": "mean", "similarity": "cosine"},
     "static": {"merger": "static"},
-    "adaptive": {"adaptive": True},
+    "adaptive": {"adaptive": True, "complexity": "window"},
 }
 
 

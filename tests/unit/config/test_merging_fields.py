@@ -91,7 +91,10 @@ DEFAULT = {"pattern": HyenaGLTConfig().pattern}
         ({"merger": "static", "router_temperature": 2.0}, ["router_temperature=2.0", "static"]),
         ({"merger": "static", "controller_eta": 0.5}, ["controller_eta=0.5", "static"]),
         ({"merger": "precomputed", "ratio_weight": 0.5}, ["ratio_weight=0.5", "precomputed"]),
-        ({"complexity": "kmer"}, ["model.complexity=kmer", "adaptive=false", "at window"]),
+        (
+            {"complexity": "global", "causal": False},
+            ["model.complexity=global", "adaptive=false", "at kmer"],
+        ),
         ({"gamma": 9.0}, ["model.gamma=9.0", "model.adaptive=false", "at 2.0"]),
         ({"ratio_loss": "none", "ratio_weight": 1.0}, ["ratio_weight=1.0", "ratio_loss=none"]),
         ({"merger": "static", "adaptive": True}, ["model.adaptive=true", "static"]),

@@ -24,7 +24,7 @@ BELOW, ABOVE = 0.005, 0.05
 ROWS, LENGTH, WARM_UP, LR = 8, 64, 20, 1e-2
 KINDS: dict[str, dict[str, Any]] = {
     "wcc": {},
-    "adaptive": {"adaptive": True},
+    "adaptive": {"adaptive": True, "complexity": "window"},
     "adaptive kmer": {"adaptive": True, "complexity": "kmer"},
     "hnet": {"merger": "hnet"},
     "nested": {"pattern": "S(S(M)0.3S)S"},

@@ -67,7 +67,9 @@ def test_without_the_two_calls_nothing_holds_it() -> None:
     assert losses == pytest.approx([0] * STEPS, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", [{}, {"adaptive": True, "gamma": 5.0}, {"merger": "static"}])
+@pytest.mark.parametrize(
+    "kind", [{}, {"adaptive": True, "complexity": "window", "gamma": 5.0}, {"merger": "static"}]
+)
 def test_calibration_is_that_of_each_stage_in_turn_and_leaves_no_trace(
     kind: dict[str, Any],
 ) -> None:

@@ -159,7 +159,7 @@ def test_nested_stages_are_calibrated_to_their_rates(kind: str) -> None:
 
 def test_counts_are_exact_and_padding_does_not_count() -> None:
     """Against loops; the second half of the second row is padding."""
-    config = merged_config(adaptive=True)
+    config = merged_config(adaptive=True, complexity="window")
     rate = Rate(StageShape(8, 5, 0.5), config)
     logits = 3 * normal(64, 2)
     counted = torch.ones(64, 2, dtype=torch.bool)
@@ -219,7 +219,7 @@ def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
 
 def test_figures_and_lagged_means() -> None:
     """Kept, wanted and dropped fractions, and the quantiles of lengths, by hand."""
-    config = merged_config(adaptive=True, controller_eta=1.0)
+    config = merged_config(adaptive=True, complexity="window", controller_eta=1.0)
     rate = Rate(StageShape(8, 2, 0.75), config)
     logits = torch.tensor([[-1.0, 1, -1, 1, -1, -1, -1, 1], [-1.0, -1, -1, -1, -1, -1, -1, -1]])
     shape = logits.flatten()[:, None].unflatten(0, (-1, 8))

@@ -114,7 +114,7 @@ def test_an_estimator_that_knows_repeats_moves_chunks_out_of_them() -> None:
     What it learns from the language model's loss is that loss's business: see docs/merging.md.
     """
     plain = untrained(router_input="trunk")
-    model = untrained(router_input="trunk", adaptive=True)
+    model = untrained(router_input="trunk", adaptive=True, complexity="window")
     learn_repeats(model, 60)
     assert abs(settled(model) - settled(plain)) <= TOTAL
     simple, unique = kept(model)

@@ -63,7 +63,7 @@ def test_special_ids_are_those_of_the_tokenizer_and_of_the_data() -> None:
     [
         {},
         {"router_input": "trunk"},
-        {"adaptive": True, "gamma": 5.0},
+        {"adaptive": True, "complexity": "window", "gamma": 5.0},
         {"merger": "hnet"},
         {"merger": "static"},
     ],

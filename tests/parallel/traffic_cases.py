@@ -53,6 +53,10 @@ CASES |= {
         *("parallel.tensor=4", "parallel.sequence=true", "parallel.recompute=block"),
         *("model.pattern=S(LA)", "model.router_input=trunk", "model.merge_fn=mean", *MERGED),
     ],
+    "merged scores tp2spcp2": [
+        *("parallel.tensor=2", "parallel.sequence=true", "parallel.context=2", *MERGED),
+        *("model.pattern=S(L(G)S)S", "data.tracks=[conservation,type]"),
+    ],
     "merged hnet tp2": ["parallel.tensor=2", "model.pattern=S(LA)", "model.merger=hnet", *MERGED],
 }
 MASKED = ["model.causal=false", "train.objective=mlm"]
@@ -63,12 +67,7 @@ CASES |= {
         "parallel.recompute=block",
     ],
     "both ways merged cp4": [
-        *(
-            "parallel.context=4",
-            "model.pattern=S(LA)S",
-            "model.adaptive=true",
-            "model.complexity=window",
-        ),
+        *("parallel.context=4", "model.pattern=S(LA)S", "model.adaptive=true"),
         *("model.complexity=global", *MASKED, *MERGED),
     ],
 }
@@ -100,8 +99,12 @@ def _count(config: Config) -> tuple[int, int, dict]:
     provider = MegatronProvider(mesh, config.parallel.sequence, exchanges)
     model = HyenaGLT(config.model, provider, recompute=config.parallel.recompute).train()
     ids = torch.zeros(2, config.data.sequence_length, dtype=torch.int64)
+    tracks = {
+        name: torch.zeros(ids.shape, dtype=torch.float32 if name == "conservation" else torch.int64)
+        for name in config.data.tracks
+    }
     with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
-        loss = model.weighted_losses(ids, ids, torch.ones(ids.shape)).sum()
+        loss = model.weighted_losses(ids, ids, torch.ones(ids.shape), tracks=tracks).sum()
     loss.backward()
     destroy_mesh()
     return provider.context.rank, provider.rank, mesh.traffic.take()

@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.measure import median_ratio, table, write_result
 from benchmarks.ranks import on_ranks, peak_since_reset
 from megatron_hyena.config import SIGNS, HyenaGLTConfig
-from megatron_hyena.data.fasta import read_fasta
+from megatron_hyena.formats.fasta import read_fasta
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
 GENOME = Path("examples/chlamydia/ct.fasta.gz")

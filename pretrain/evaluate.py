@@ -146,7 +146,7 @@ def _draw(
 
 def _genes(store: Path, run: Any) -> list[tuple[int, int, int]]:
     """(start, end, strand) of stretches of coding sequence under a run."""
-    from megatron_hyena.data.labels import coding_stretches
+    from megatron_hyena.corpus.labels import coding_stretches
     from megatron_hyena.data.store import GenomeStore
 
     genome = GenomeStore.open(store)

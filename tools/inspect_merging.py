@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from megatron_hyena.checkpoint.format import Manifest
-    from megatron_hyena.data.region import Region, RegionAnnotation, RegionSource
+    from megatron_hyena.corpus.region import Region, RegionAnnotation, RegionSource
     from megatron_hyena.evaluation.chunks import StagePositions
     from megatron_hyena.model.decisions import Grid, Read
 
@@ -82,8 +82,8 @@ def inspect(arguments: argparse.Namespace) -> list[str]:
     """
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import read_manifest, resolve_checkpoint
+    from megatron_hyena.corpus.region import parse_region, region_annotation
     from megatron_hyena.data.atomic import atomic_folder, check_replaceable
-    from megatron_hyena.data.region import parse_region, region_annotation
     from megatron_hyena.evaluation.chunks import stage_line
     from megatron_hyena.runtime.allocator import keep_freed_memory
 
@@ -137,8 +137,8 @@ def _settings(
 
 
 def _source(arguments: argparse.Namespace) -> RegionSource:
+    from megatron_hyena.corpus.region import fasta_source, store_source
     from megatron_hyena.data.alphabet import SequenceType
-    from megatron_hyena.data.region import fasta_source, store_source
 
     if arguments.store:
         return store_source(arguments.store)
@@ -209,7 +209,7 @@ def _summaries(
     bases: NDArray[np.uint8],
     annotation: RegionAnnotation | None,
 ) -> list[dict[str, Any]]:
-    from megatron_hyena.data.labels import Label
+    from megatron_hyena.corpus.labels import Label
     from megatron_hyena.evaluation.chunks import stage_summary
 
     parts: dict[str, NDArray[np.bool_]] = {}
@@ -231,7 +231,7 @@ def _write(
     summary: dict[str, Any],
 ) -> list[str]:
     """Fill the folder; names of the files."""
-    from megatron_hyena.data.interval_files import write_bed, write_values
+    from megatron_hyena.formats.interval_files import write_bed, write_values
     from megatron_hyena.observe.plots.genome import Gene
     from megatron_hyena.observe.plots.merging import RegionView, plot_merging
 

@@ -6,7 +6,7 @@
 
 A chunk opens behind each base after which a small model's next-byte entropy (Pagnoni et al.,
 arXiv:2412.09871), or the conservation of that base, exceeds a quantile over the store; see
-megatron_hyena/data/patches.py. A second number in --keep is of the stage inside. For
+megatron_hyena/corpus/patches.py. A second number in --keep is of the stage inside. For
 model.merger=precomputed, by way of tools.make_shards --track boundaries.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megatron_hyena.data.patches import LevelCount, Series
+    from megatron_hyena.corpus.patches import LevelCount, Series
     from megatron_hyena.data.store import Contig, GenomeStore
     from megatron_hyena.evaluation.entropy import Reader
     from megatron_hyena.model.hyena_glt import HyenaGLT
@@ -103,9 +103,10 @@ def make_patches(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
     import numpy as np
 
-    from megatron_hyena.data.patches import levels, quantile_thresholds, scores
+    from megatron_hyena.corpus.patches import levels, quantile_thresholds, scores
+    from megatron_hyena.corpus.tracks import add_track, check_new_track
     from megatron_hyena.data.store import GenomeStore
-    from megatron_hyena.data.tracks import BOUNDARIES, add_track, check_new_track
+    from megatron_hyena.data.tracks import BOUNDARIES
 
     check_numbers(arguments)
     store = GenomeStore.open(arguments.store)
@@ -140,7 +141,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     import math
     from itertools import pairwise
 
-    from megatron_hyena.data.patches import MOST_LEVELS, RULES
+    from megatron_hyena.corpus.patches import MOST_LEVELS, RULES
     from megatron_hyena.errors import UserError
 
     keep, threshold = arguments.keep or KEEP, arguments.threshold or [0.0]
@@ -274,7 +275,7 @@ def count_levels(records: Any, thresholds: list[float]) -> list[LevelCount]:
     """
     from itertools import pairwise
 
-    from megatron_hyena.data.patches import LevelCount
+    from megatron_hyena.corpus.patches import LevelCount
     from megatron_hyena.errors import UserError
 
     counts, number = [LevelCount() for _ in thresholds], 0
@@ -302,7 +303,7 @@ def _rows(
     store: GenomeStore, source: Source, thresholds: list[float], counts: list[LevelCount]
 ) -> list[tuple[str, str]]:
     """What is printed: each level's threshold, rate and lengths, and how to use them."""
-    from megatron_hyena.data.patches import QUANTILES
+    from megatron_hyena.corpus.patches import QUANTILES
 
     rows, around = [("bases", f"{store.total:,}")], 1.0
     for level, (threshold, count) in enumerate(zip(thresholds, counts, strict=True), start=1):

@@ -2,7 +2,7 @@
 
     python -m tools.make_shards --store corpus/genome.zarr --output corpus/shards
 
-writes corpus/shards/{train,valid,test}/ (see megatron_hyena/data/shards.py and splits.py).
+writes corpus/shards/{train,valid,test}/ (see megatron_hyena/corpus/shards.py and splits.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from tqdm import tqdm
 
-    from megatron_hyena.data.shards import ShardSettings, write_shards
-    from megatron_hyena.data.splits import SplitRule, default_gap
+    from megatron_hyena.corpus.shards import ShardSettings, write_shards
+    from megatron_hyena.corpus.splits import SplitRule, default_gap
     from megatron_hyena.data.store import GenomeStore
     from megatron_hyena.errors import UserError
 

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from tqdm import tqdm
 
+    from megatron_hyena.corpus.prepare import write_store
     from megatron_hyena.data.alphabet import SequenceType
-    from megatron_hyena.data.prepare import write_store
     from megatron_hyena.errors import UserError
 
     try:
@@ -99,7 +99,7 @@ def _tracks(given: list[str]) -> dict[str, Path]:
 
 def _report(store: GenomeStore) -> None:
     """Print what the store holds."""
-    from megatron_hyena.data.labels import has_label
+    from megatron_hyena.corpus.labels import has_label
 
     composition, letter = store.attributes["composition"], store.type.unknown[0]
     total, unknown = composition["bases"], composition[letter.lower()]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from tests.parallel.engine_cases import Run, configure, engine_of
 
 SAVED, GONE_ON = 3, 3

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from tests.smoke.program import ROOT
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from megatron_hyena.checkpoint.format import find_checkpoints
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from tests.smoke.program import ROOT, metrics
 
 pytestmark = [pytest.mark.smoke, pytest.mark.parallel]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_hyena.data.prepare import write_store
+from megatron_hyena.corpus.prepare import write_store
 from megatron_hyena.data.store import GenomeStore
 from tests.smoke.program import Program, metrics
 from tools import make_patches, make_shards

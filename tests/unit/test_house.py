@@ -106,7 +106,7 @@ def test_no_exception_is_swallowed_in_silence() -> None:
 
 PLANTED = {
     "ops/fir.py": ("import megatron_hyena.layers.norm", "The rooms of the model"),
-    "data/fasta.py": ("import megatron_hyena.observe.metrics", "The rooms of the data"),
+    "formats/fasta.py": ("import megatron_hyena.observe.metrics", "The rooms of the data"),
     "config/pattern.py": (
         "import megatron_hyena.data.alphabet",
         "The model knows neither data nor process",
@@ -119,7 +119,7 @@ PLANTED = {
     "engine/schedule.py": ("import megatron.core", "Only parallel imports Megatron-core"),
     "parallel/mesh.py": ("import deepspeed", "Only engine imports DeepSpeed"),
     "model/count.py": ("import deepspeed", "The dense model and the offline programs reach"),
-    "data/splits.py": ("import torch", "Configuration, data and baselines start without torch"),
+    "corpus/splits.py": ("import torch", "Configuration, data and baselines start without torch"),
     "config/sections.py": ("import numpy", "Configuration needs no numpy"),
     "layers/mlp.py": ("import pretrain.train", "The library knows no program"),
     "../tools/make_shards.py": ("import launch.submit", "Programs do not import each other"),

@@ -10,14 +10,15 @@ import torch
 
 from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.alphabet import PAD
 from megatron_hyena.data.loader import batch_of, in_pieces
 from megatron_hyena.data.packing import PackedStream
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
 from megatron_hyena.data.store import Contig, GenomeStore
-from megatron_hyena.data.tracks import Values, add_track
+from megatron_hyena.data.tracks import Values
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from megatron_hyena.data.alphabet import (
     AMINO_ACIDS,
     EOD,
@@ -19,17 +22,14 @@ from megatron_hyena.data.alphabet import (
     reverse_complement,
     unknown_letters,
 )
-from megatron_hyena.data.fasta import read_pieces
 from megatron_hyena.data.loader import batch_of, make_batch, micro_batches
 from megatron_hyena.data.packing import PackedStream
-from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shard_index import ShardIndex
 from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.windows import ChosenWindows, WindowStream, sequential_windows
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.fasta import read_pieces
 from tools import make_shards, prepare_genome
 
 DNA, RNA, PROTEIN, MIXED = SequenceType

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.loader import Batch, BatchIterator, micro_batches
 from megatron_hyena.data.packing import PackedStream
-from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
 from megatron_hyena.data.windows import WindowStream
 from megatron_hyena.errors import UserError
 

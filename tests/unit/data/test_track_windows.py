@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from megatron_hyena.config import load_config, save_config
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SPLITS, SplitRule
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.alphabet import PAD, reverse_complement
 from megatron_hyena.data.loader import evaluation_batches
 from megatron_hyena.data.packing import PackedStream
-from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.shard_index import ShardIndex
 from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SPLITS, SplitRule
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
 from megatron_hyena.data.window import Window
 from megatron_hyena.data.windows import ChosenWindows, WindowStream, sequential_windows
 from megatron_hyena.errors import UserError

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SPLITS, SplitRule
 from megatron_hyena.data.alphabet import PAD, reverse_complement
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SPLITS, SplitRule
 from megatron_hyena.data.windows import WindowStream, sequential_windows
 from megatron_hyena.errors import UserError
 

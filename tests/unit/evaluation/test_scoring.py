@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.alphabet import SequenceType
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
 from megatron_hyena.data.windows import SequentialWindows
 from megatron_hyena.evaluation.scoring import mean_bits, score_runs
 

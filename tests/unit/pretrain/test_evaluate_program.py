@@ -13,9 +13,9 @@ import pytest
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.format import Manifest, tensor_file, write_manifest
 from megatron_hyena.checkpoint.tensors import write_tensors
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from megatron_hyena.layers.parameter import cut_of
 from pretrain.evaluate import main
 

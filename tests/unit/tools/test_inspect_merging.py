@@ -14,7 +14,7 @@ import torch
 from megatron_hyena.checkpoint.format import Manifest, step_folder, tensor_file, write_manifest
 from megatron_hyena.checkpoint.tensors import write_tensors
 from megatron_hyena.config import config_dict, load_config
-from megatron_hyena.data.prepare import write_store
+from megatron_hyena.corpus.prepare import write_store
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.hyena_glt import HyenaGLT
@@ -62,7 +62,7 @@ def genome(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_bigwig(monkeypatch: pytest.MonkeyPatch) -> None:
     """bedGraph on every machine; `test_region` looks at bigWig."""
-    monkeypatch.setattr("megatron_hyena.data.interval_files.has_bigwig", lambda: False)
+    monkeypatch.setattr("megatron_hyena.formats.interval_files.has_bigwig", lambda: False)
 
 
 def rows_of(path: Path) -> list[list[Any]]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_hyena.data.prepare import write_store
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
 from tests.oracles.drawing import small_config, small_model
 from tools import make_patches
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megatron_hyena import __version__
+from megatron_hyena.corpus.labels import LEGEND, LabelledIntervals, label_genome
+from megatron_hyena.corpus.tracks import write_track_file
 from megatron_hyena.data.alphabet import Bases, Mask, SequenceType, unknown_letters
-from megatron_hyena.data.annotation import read_annotation
 from megatron_hyena.data.atomic import atomic_folder, sha256_of
-from megatron_hyena.data.fasta import read_pieces
-from megatron_hyena.data.labels import LEGEND, LabelledIntervals, label_genome
 from megatron_hyena.data.store import (
     CHUNK,
     FORMAT,
@@ -23,9 +22,11 @@ from megatron_hyena.data.store import (
     GenomeStore,
     create_array,
 )
-from megatron_hyena.data.track_files import check_track_file
-from megatron_hyena.data.tracks import check_track_name, write_track_file
+from megatron_hyena.data.tracks import check_track_name
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.annotation import read_annotation
+from megatron_hyena.formats.fasta import read_pieces
+from megatron_hyena.formats.track_files import check_track_file
 
 if TYPE_CHECKING:
     import zarr

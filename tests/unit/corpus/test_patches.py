@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from megatron_hyena.data import patches
-from megatron_hyena.data.patches import LevelCount, levels, quantile_thresholds, scores
+from megatron_hyena.corpus import patches
+from megatron_hyena.corpus.patches import LevelCount, levels, quantile_thresholds, scores
 from megatron_hyena.errors import UserError
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.compressed import read_lines
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.compressed import read_lines
 
 if TYPE_CHECKING:
     import pyBigWig

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data import store as store_module
-from megatron_hyena.data.prepare import write_store
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import add_track
 from megatron_hyena.errors import UserError
 from tools import prepare_genome
 
@@ -87,7 +87,7 @@ def test_bedgraph_gives_each_base_its_rows_value(tmp_path, fasta, order):
 
 
 def test_rows_beyond_one_batch_and_unknown_ones(tmp_path, fasta, monkeypatch):
-    monkeypatch.setattr("megatron_hyena.data.track_files._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("megatron_hyena.formats.track_files._ROWS_AT_ONCE", 7)
     rows = _rows()
     path = tmp_path / "x.bg"
     path.write_text(_text(rows) + "b\t3\t9\tnan\n")
@@ -134,7 +134,7 @@ def _pretend(monkeypatch, path: Path, answer) -> None:
 
 @pytest.mark.parametrize("window", [1 << 20, 50])
 def test_bigwig_intervals_are_cut_at_the_windows(tmp_path, fasta, monkeypatch, window):
-    monkeypatch.setattr("megatron_hyena.data.track_files._BASES_AT_ONCE", window)
+    monkeypatch.setattr("megatron_hyena.formats.track_files._BASES_AT_ONCE", window)
     rows = _rows(2)
     opened: list[_BigWig] = []
 

@@ -10,8 +10,8 @@ from enum import IntFlag
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.annotation import AnnotatedRecord, Feature, Interval
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.annotation import AnnotatedRecord, Feature, Interval
 
 
 class Label(IntFlag):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from megatron_hyena.data.alphabet import AMINO_ACIDS, Bases, SequenceType, first_illegal
-from megatron_hyena.data.compressed import read_blocks
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.compressed import read_blocks
 
 _BLANKS = b"\r\n\t "
 _LONGEST_HEADER = 1 << 20

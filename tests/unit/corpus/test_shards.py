@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shard_index import ShardIndex
-from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import (
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import (
     DEFAULT_GAP,
     SPLITS,
     SplitRule,
@@ -21,6 +19,8 @@ from megatron_hyena.data.splits import (
     default_gap,
     split_contigs,
 )
+from megatron_hyena.data.shard_index import ShardIndex
+from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.store import Contig
 from megatron_hyena.errors import UserError
 

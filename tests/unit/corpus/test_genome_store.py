@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from Bio import SeqIO
 
-from megatron_hyena.data import prepare, store
-from megatron_hyena.data.fasta import read_fasta
-from megatron_hyena.data.prepare import write_store
+from megatron_hyena.corpus import prepare
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.data import store
 from megatron_hyena.data.store import Contig, GenomeStore
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.fasta import read_fasta
 
 
 def _files(folder: Path) -> dict[str, bytes]:

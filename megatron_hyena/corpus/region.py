@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_hyena.corpus.labels import coding_stretches, gene_features, label_genome, match_contig
 from megatron_hyena.data.alphabet import Bases, SequenceType
-from megatron_hyena.data.annotation import read_annotation
-from megatron_hyena.data.fasta import read_pieces
-from megatron_hyena.data.labels import coding_stretches, gene_features, label_genome, match_contig
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.annotation import read_annotation
+from megatron_hyena.formats.fasta import read_pieces
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import pytest
 from Bio import SeqIO
 from Bio.SeqFeature import Location
 
-from megatron_hyena.data.annotation import (
+from megatron_hyena.corpus.labels import Label, label_genome
+from megatron_hyena.errors import UserError
+from megatron_hyena.formats.annotation import (
     AnnotatedRecord,
     Feature,
     Interval,
     parse_location,
     read_annotation,
 )
-from megatron_hyena.data.labels import Label, label_genome
-from megatron_hyena.errors import UserError
 
 CONTIG = {"chr": (0, 100)}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from megatron_hyena.data.compressed import read_lines
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.compressed import read_lines
 
 
 class Interval(NamedTuple):

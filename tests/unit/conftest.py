@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.shards import ShardSettings, write_shards
-from megatron_hyena.data.splits import SplitRule
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
 from megatron_hyena.data.store import GenomeStore
 
-CHLAMYDIA = Path(__file__).parents[3] / "examples" / "chlamydia"
+CHLAMYDIA = Path(__file__).parents[2] / "examples" / "chlamydia"
 
 
 @pytest.fixture(scope="session")

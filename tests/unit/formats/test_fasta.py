@@ -7,8 +7,8 @@ import gzip
 import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from megatron_hyena.data.fasta import read_fasta, read_pieces
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.fasta import read_fasta, read_pieces
 
 TEXT = ">one first record\nACGTN\nacgtn\n\nRYK\n>two\tx > y\r\nGG\r\n\r\nTT\r\n>three\nC"
 RECORDS = [("one", b"ACGTNacgtnRYK"), ("two", b"GGTT"), ("three", b"C")]

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_hyena.data.alphabet import SequenceType
-from megatron_hyena.data.annotation import read_annotation
-from megatron_hyena.data.interval_files import write_bed, write_values
-from megatron_hyena.data.labels import gene_features
-from megatron_hyena.data.prepare import write_store
-from megatron_hyena.data.region import (
+from megatron_hyena.corpus.labels import gene_features
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.region import (
     Region,
     fasta_source,
     parse_region,
     region_annotation,
     store_source,
 )
-from megatron_hyena.data.track_files import read_track_file
+from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.annotation import read_annotation
+from megatron_hyena.formats.interval_files import write_bed, write_values
+from megatron_hyena.formats.track_files import read_track_file
 
 LENGTHS = {"chr1": 5000, "HLA:A*01": 70, "HLA": 9}
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from megatron_hyena.corpus.splits import SplitRule, Stretch, split_contigs
 from megatron_hyena.data.alphabet import unknown_letters
 from megatron_hyena.data.atomic import atomic_folder, sha256_of
 from megatron_hyena.data.shard_index import INDEX_FILE, Sample, Shard, ShardIndex
-from megatron_hyena.data.splits import SplitRule, Stretch, split_contigs
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.tracks import DTYPES, check_track_name, stored_dtype
 from megatron_hyena.errors import UserError

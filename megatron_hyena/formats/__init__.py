@@ -1,0 +1,1 @@
+"""Files of the field, parsed: sequences, annotation, numbers per base."""

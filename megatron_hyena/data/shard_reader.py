@@ -39,6 +39,18 @@ class Run:
         """A copy of bases [start, end) of the run, uint8 [end - start]."""
         return self._joined(self.pieces, start, end)
 
+    def read_into(self, row: Bases, start: int, end: int) -> None:
+        """Copy bases [start, end) of the run to `row`, uint8 [end - start]."""
+        if not 0 <= start <= end <= self.length:
+            raise ValueError(f"[{start}, {end}) is not within a run of {self.length} bases")
+        number = bisect_right(self.begins, start) - 1
+        at = start
+        while at < end:
+            piece, begin = self.pieces[number], self.begins[number]
+            stop = min(end, begin + len(piece))
+            row[at - start : stop - start] = piece[at - begin : stop - begin]
+            at, number = stop, number + 1
+
     def read_track(self, name: str, start: int, end: int) -> Values:
         """A copy of the values [end - start] of a track; NaN where the run lacks the track."""
         if name not in self.tracks:

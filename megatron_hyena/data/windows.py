@@ -6,7 +6,6 @@ Training that packs several runs into a window is in `packing`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import overload
@@ -14,38 +13,26 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import Bases
+from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
+from megatron_hyena.data.order import Indices, Permutation, words
 from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.stream import (
-    PHASE,
-    STRAND,
-    WINDOW_ORDER,
-    TrainingStream,
-    shifted_counts,
+from megatron_hyena.data.stream import PHASE, WINDOW_ORDER, Cuts, RunStream
+from megatron_hyena.data.window import (
+    Window,
+    check_tracks,
+    pad_window,
+    read_window,
+    stack_windows,
 )
-from megatron_hyena.data.window import Window, check_tracks, pad_window, read_window
 from megatron_hyena.errors import UserError
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    """The draws of one epoch: n windows, r runs."""
+class WindowStream(RunStream):
+    """Windows of one run each, shuffled; each is shown from a strand of its own.
 
-    order: npt.NDArray[np.int64]
-    """[n] window shown at each position."""
-    phases: npt.NDArray[np.int64]
-    """[r] where the first window of each run starts."""
-    reverse: npt.NDArray[np.bool_]
-    """[n] whether the window at each position is shown from the other strand."""
-
-
-class WindowStream(TrainingStream):
-    """Windows of one run each, a stride of `sequence_length` apart.
-
-    Shuffled, each run's windows start at a phase of the epoch's own, so that window edges differ
-    from epoch to epoch and every base is reached; a run gives `shifted_counts` windows and its
-    phase is uniform over the bases to spare. Unshuffled, phases are 0, windows come in order, and
-    a run of R bases gives (R - 1) // L.
+    Each run is cut at a phase of the epoch's own (see `Cuts`), so window edges differ from epoch
+    to epoch. A window short of bases, at a run's ends, is filled up with PAD; its last base is no
+    target of the base behind.
     """
 
     def __init__(
@@ -55,14 +42,10 @@ class WindowStream(TrainingStream):
         seed: int,
         *,
         augment_reverse_complement: bool = False,
-        shuffle: bool = True,
         verify: bool = True,
         tracks: Sequence[str] = (),
     ) -> None:
-        """Open `source`; see `TrainingStream`. Each window is shown from a strand of its own.
-
-        Raises UserError where no run holds a single window.
-        """
+        """Open `source`; see `RunStream`."""
         super().__init__(
             source,
             sequence_length,
@@ -71,38 +54,53 @@ class WindowStream(TrainingStream):
             verify=verify,
             tracks=tracks,
         )
-        self.shuffle = shuffle
-        lengths = self.run_lengths
-        whole = (lengths - 1) // sequence_length
-        self._counts = shifted_counts(lengths, sequence_length) if shuffle else whole
-        self._ends = np.cumsum(self._counts)
-        self._spare = np.maximum(0, lengths - 1 - self._counts * sequence_length)
-        self.windows_per_epoch = int(self._counts.sum())
-        if self.windows_per_epoch == 0:
-            raise UserError(
-                f"{self.source} holds no stretch of {sequence_length + 1} bases (the longest has "
-                f"{int(lengths.max(initial=0))}); set a smaller data.sequence_length, "
-                "or data.pack=true"
-            )
-        self._epoch = lru_cache(maxsize=2)(self._draw)
+        self._cuts = Cuts.of(self.run_lengths, sequence_length)
+        self._types = np.array([run.type for run in self.runs], dtype=np.uint8)
+        self.windows_per_epoch = self._cuts.total
+        self._order = lru_cache(maxsize=4)(self._draw_order)
 
-    def _show(self, epoch: int, index: int) -> Window:
-        drawn = self._epoch(epoch)
-        chosen = int(drawn.order[index])
-        run = int(np.searchsorted(self._ends, chosen, side="right"))
-        nth = chosen - int(self._ends[run] - self._counts[run])
-        start = int(drawn.phases[run]) + nth * self.sequence_length
-        end = start + self.sequence_length + 1
-        return self._stretch(run, start, end, reverse=bool(drawn.reverse[index]))
+    def _draw_order(self, epoch: int) -> Permutation:
+        return Permutation(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER))
 
-    def _draw(self, epoch: int) -> _Epoch:
-        n = self.windows_per_epoch
-        order = np.arange(n, dtype=np.int64)
-        phases = np.zeros(len(self.runs), dtype=np.int64)
-        if self.shuffle:
-            order = self._drawn_order(epoch, WINDOW_ORDER, n)
-            phases = self._drawn_phases(epoch, PHASE, self._spare)
-        return _Epoch(order, phases, self._drawn_strands(epoch, STRAND, n))
+    def _show(self, positions: Indices) -> Window:
+        runs, starts, reverse = np.empty((3, len(positions)), dtype=np.int64)
+        epochs, indices = np.divmod(positions, self.windows_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            chosen = self._order(epoch)(indices[here])
+            runs[here] = found = self._cuts.stretch_of(chosen)
+            starts[here] = self._cuts.begins(chosen, found, words(self._key(epoch, PHASE), found))
+            reverse[here] = self._strands(epoch, chosen)
+        turned = reverse.astype(np.bool_) & (self._types[runs] == SequenceType.DNA)
+        ends = np.minimum(starts + self.sequence_length, self.run_lengths[runs])
+        starts = np.maximum(starts, 0)
+        return self._read(runs, starts, ends, turned)
+
+    def _read(
+        self, runs: Indices, starts: Indices, ends: Indices, turned: npt.NDArray[np.bool_]
+    ) -> Window:
+        """Windows whose inputs are [start, end) of their runs, and the target of a full one."""
+        full = ends - starts == self.sequence_length
+        firsts = np.where(full & turned, np.maximum(starts - 1, 0), starts).tolist()
+        lasts = np.where(full & ~turned, np.minimum(ends + 1, self.run_lengths[runs]), ends)
+        width = self.sequence_length + 1
+        if self.tracks:
+            places = zip(runs.tolist(), firsts, lasts.tolist(), turned.tolist(), strict=True)
+            parts = [
+                read_window(self.runs[number], first, last, self.tracks, reverse=other)
+                for number, first, last, other in places
+            ]
+            return stack_windows([pad_window(part, width) for part in parts])
+        content = np.empty((len(runs), width), dtype=np.uint8)
+        for row, number, first, last in zip(
+            content, runs.tolist(), firsts, lasts.tolist(), strict=True
+        ):
+            self.runs[number].read_into(row[: last - first], first, last)
+            row[last - first :] = PAD
+        for index in np.flatnonzero(turned).tolist():
+            part = content[index, : lasts[index] - firsts[index]]
+            part[:] = reverse_complement(part)
+        return Window(content, np.broadcast_to(self._types[runs, None], content.shape))
 
 
 Scored = tuple[Bases, npt.NDArray[np.float32]]

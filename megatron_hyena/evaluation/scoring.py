@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_hyena.data.loader import batch_of
+from megatron_hyena.data.batch import stacked_batch
 from megatron_hyena.data.windows import SequentialWindows
 
 _BASES = np.isin(np.arange(256), list(b"ACGTUacgtu"))
@@ -41,7 +41,7 @@ def score_runs(
     for first in watch(range(0, len(windows), batch_size)):
         chosen = range(first, min(first + batch_size, len(windows)))
         weights = [windows.weights(i) for i in chosen]
-        batch = batch_of([windows.window(i) for i in chosen], weights)
+        batch = stacked_batch([windows.window(i) for i in chosen], weights)
         beside = {"tracks": batch.tracks} if batch.tracks else {}
         nats = token_losses(batch.input_ids, batch.targets, **beside).double().numpy()
         targets = batch.targets.numpy()

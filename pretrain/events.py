@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_hyena.config import Config, length_schedule
-from megatron_hyena.data.loader import Batch
+from megatron_hyena.data.batch import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 from megatron_hyena.engine.saving import save_checkpoint
 from megatron_hyena.layers.merging.keeping import named_figures

@@ -188,7 +188,9 @@ def masked_batch(
 
 
 def stacked_batch(
-    windows: Sequence[Window], weights: Sequence[npt.NDArray[np.float32]] | None = None
+    windows: Sequence[Window],
+    weights: Sequence[npt.NDArray[np.float32]] | None = None,
+    case: Case | None = None,
 ) -> Batch:
     """`batch_of` of windows that come one by one."""
-    return batch_of(stack_windows(windows), weights)
+    return batch_of(stack_windows(windows), weights, case)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.order import Indices, Permutation, words
+from megatron_hyena.data.shard_reader import Run
 from megatron_hyena.data.stream import PHASE, RUN_ORDER, WINDOW_ORDER, Cuts, RunStream
 from megatron_hyena.data.window import (
     Window,
@@ -57,7 +58,7 @@ class PackedStream(RunStream):
 
     def __init__(
         self,
-        source: Path | str,
+        source: Path | str | Sequence[Run],
         sequence_length: int,
         seed: int,
         *,

@@ -103,14 +103,22 @@ _Found = tuple[Path, ShardIndex, tuple[Shard, ...]]
 """A folder, its index, and those of its shards that are asked for."""
 
 
-def _resolve(source: Path | str) -> list[_Found]:
-    """What `source` names: one folder or glob, or several parted by commas."""
+def source_names(source: Path | str) -> list[str]:
+    """The folders or globs that `source` names, parted by commas.
+
+    Raises UserError where one is empty.
+    """
     if Path(source).exists() or "," not in str(source):
-        return _resolve_one(str(source))
+        return [str(source)]
     names = [name.strip() for name in str(source).split(",")]
     if "" in names:
         raise UserError(f"{str(source)!r} names a folder of shards too few; mind its commas")
-    found = [one for name in names for one in _resolve_one(name)]
+    return names
+
+
+def _resolve(source: Path | str) -> list[_Found]:
+    """What `source` names: one folder or glob, or several parted by commas."""
+    found = [one for name in source_names(source) for one in _resolve_one(name)]
     folders = [folder.resolve() for folder, _, _ in found]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"{source} names {twice[0]} twice; keep one")

@@ -71,7 +71,7 @@ class RunStream(TrainingStream):
 
     def __init__(
         self,
-        source: Path | str,
+        source: Path | str | Sequence[Run],
         sequence_length: int,
         seed: int,
         *,
@@ -79,7 +79,8 @@ class RunStream(TrainingStream):
         verify: bool = True,
         tracks: Sequence[str] = (),
     ) -> None:
-        """Open `source`, folders of shards or a glob (see `open_runs`, also for `verify`).
+        """Open `source`, folders of shards or a glob (see `open_runs`, also for `verify`), or
+        take runs that are open, of one corpus at least.
 
         `seed` ≥ 0. `augment_reverse_complement` draws a strand with equal chance, of DNA alone:
         RNA and protein are of one strand. `tracks`: what windows bring beside the bases; raises
@@ -87,13 +88,15 @@ class RunStream(TrainingStream):
         """
         if sequence_length < 1 or seed < 0:
             raise ValueError("sequence_length must be positive and seed not negative")
-        self.source = str(source)
         self.sequence_length = sequence_length
         self.seed = seed
         self.augment_reverse_complement = augment_reverse_complement
-        self.runs: list[Run] = open_runs(source, verify=verify)
         self.tracks = tuple(tracks)
-        check_tracks(self.runs, self.tracks, both_strands=augment_reverse_complement)
+        if isinstance(source, (str, Path)):
+            self.source, self.runs = str(source), open_runs(source, verify=verify)
+            check_tracks(self.runs, self.tracks, both_strands=augment_reverse_complement)
+        else:
+            self.source, self.runs = str(source[0].folder), list(source)
         self.run_lengths = np.array([run.length for run in self.runs], dtype=np.int64)
 
     @property

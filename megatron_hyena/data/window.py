@@ -52,6 +52,24 @@ def stack_windows(windows: Sequence[Window]) -> Window:
     )
 
 
+def gather_windows(parts: Sequence[tuple[npt.NDArray[np.int64], Window]]) -> Window:
+    """Stacked windows, the rows of each part at its indices, which together are 0 … B - 1."""
+    rows = np.argsort(np.concatenate([index for index, _ in parts]), kind="stable")
+    windows = [window for _, window in parts]
+    if len(windows) == 1:
+        return windows[0]
+    documents = [window.documents for window in windows if window.documents is not None]
+    return Window(
+        np.concatenate([window.bases for window in windows])[rows],
+        np.concatenate([window.types for window in windows])[rows],
+        np.concatenate(documents)[rows] if documents else None,
+        {
+            name: np.concatenate([window.tracks[name] for window in windows])[rows]
+            for name in windows[0].tracks
+        },
+    )
+
+
 def read_window(
     run: Run, start: int, end: int, tracks: Sequence[str], *, reverse: bool = False
 ) -> Window:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
 from megatron_hyena.data.order import Indices, Permutation, words
-from megatron_hyena.data.shard_reader import open_runs
+from megatron_hyena.data.shard_reader import Run, open_runs
 from megatron_hyena.data.stream import PHASE, WINDOW_ORDER, Cuts, RunStream
 from megatron_hyena.data.window import (
     Window,
@@ -25,6 +25,9 @@ from megatron_hyena.data.window import (
     stack_windows,
 )
 from megatron_hyena.errors import UserError
+
+BLOCK = 1024
+"""Positions whose draws are made together."""
 
 
 class WindowStream(RunStream):
@@ -37,7 +40,7 @@ class WindowStream(RunStream):
 
     def __init__(
         self,
-        source: Path | str,
+        source: Path | str | Sequence[Run],
         sequence_length: int,
         seed: int,
         *,
@@ -58,49 +61,62 @@ class WindowStream(RunStream):
         self._types = np.array([run.type for run in self.runs], dtype=np.uint8)
         self.windows_per_epoch = self._cuts.total
         self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._block = lru_cache(maxsize=8)(self._draw_block)
 
     def _draw_order(self, epoch: int) -> Permutation:
         return Permutation(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER))
 
     def _show(self, positions: Indices) -> Window:
-        runs, starts, reverse = np.empty((3, len(positions)), dtype=np.int64)
-        epochs, indices = np.divmod(positions, self.windows_per_epoch)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            chosen = self._order(epoch)(indices[here])
-            runs[here] = found = self._cuts.stretch_of(chosen)
-            starts[here] = self._cuts.begins(chosen, found, words(self._key(epoch, PHASE), found))
-            reverse[here] = self._strands(epoch, chosen)
-        turned = reverse.astype(np.bool_) & (self._types[runs] == SequenceType.DNA)
-        ends = np.minimum(starts + self.sequence_length, self.run_lengths[runs])
-        starts = np.maximum(starts, 0)
-        return self._read(runs, starts, ends, turned)
-
-    def _read(
-        self, runs: Indices, starts: Indices, ends: Indices, turned: npt.NDArray[np.bool_]
-    ) -> Window:
-        """Windows whose inputs are [start, end) of their runs, and the target of a full one."""
-        full = ends - starts == self.sequence_length
-        firsts = np.where(full & turned, np.maximum(starts - 1, 0), starts).tolist()
-        lasts = np.where(full & ~turned, np.minimum(ends + 1, self.run_lengths[runs]), ends)
+        places = self._places(positions)
         width = self.sequence_length + 1
         if self.tracks:
-            places = zip(runs.tolist(), firsts, lasts.tolist(), turned.tolist(), strict=True)
             parts = [
-                read_window(self.runs[number], first, last, self.tracks, reverse=other)
-                for number, first, last, other in places
+                read_window(self.runs[number], first, last, self.tracks, reverse=bool(turned))
+                for number, first, last, turned in places.tolist()
             ]
             return stack_windows([pad_window(part, width) for part in parts])
-        content = np.empty((len(runs), width), dtype=np.uint8)
-        for row, number, first, last in zip(
-            content, runs.tolist(), firsts, lasts.tolist(), strict=True
-        ):
-            self.runs[number].read_into(row[: last - first], first, last)
-            row[last - first :] = PAD
-        for index in np.flatnonzero(turned).tolist():
-            part = content[index, : lasts[index] - firsts[index]]
-            part[:] = reverse_complement(part)
-        return Window(content, np.broadcast_to(self._types[runs, None], content.shape))
+        content = np.empty((len(places), width), dtype=np.uint8)
+        for row, (number, first, last, turned) in zip(content, places.tolist(), strict=True):
+            length = last - first
+            part = row if length == width else row[:length]
+            self.runs[number].read_into(part, first, last)
+            if turned:
+                part[:] = reverse_complement(part)
+            row[length:] = PAD
+        return Window(content, np.broadcast_to(self._types[places[:, :1]], content.shape))
+
+    def _places(self, positions: Indices) -> Indices:
+        """[n, 4] what each window reads: run, [first, last) of it, whether from the other strand.
+
+        Draws are made for `BLOCK` positions at once, of which the last few are kept.
+        """
+        blocks = positions // BLOCK
+        if blocks[0] == blocks[-1] and (blocks == blocks[0]).all():
+            return self._block(int(blocks[0]))[positions - blocks * BLOCK]
+        places = np.empty((len(positions), 4), dtype=np.int64)
+        for block in np.unique(blocks).tolist():
+            here = blocks == block
+            places[here] = self._block(block)[positions[here] - block * BLOCK]
+        return places
+
+    def _draw_block(self, block: int) -> Indices:
+        positions = np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.int64)
+        epochs, indices = np.divmod(positions, self.windows_per_epoch)
+        cuts, length = self._cuts, self.sequence_length
+        parts = []
+        for epoch in np.unique(epochs).tolist():
+            chosen = self._order(epoch)(indices[epochs == epoch])
+            runs = cuts.stretch_of(chosen)
+            starts = cuts.begins(chosen, runs, words(self._key(epoch, PHASE), runs))
+            ends = np.minimum(starts + length, self.run_lengths[runs])
+            starts = np.maximum(starts, 0)
+            turned = self._strands(epoch, chosen) & (self._types[runs] == SequenceType.DNA)
+            # A full window has the target of its last input too.
+            full = ends - starts == length
+            firsts = np.where(full & turned, np.maximum(starts - 1, 0), starts)
+            lasts = np.where(full & ~turned, np.minimum(ends + 1, self.run_lengths[runs]), ends)
+            parts.append(np.stack([runs, firsts, lasts, turned], axis=1))
+        return np.concatenate(parts)
 
 
 Scored = tuple[Bases, npt.NDArray[np.float32]]

@@ -40,6 +40,7 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
         if process.is_main:
             save_config(config, folder / "config.yaml")
             write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
+            write_line(data.train.describe())
         meter, main = Throughput(), process.is_main
         with (
             MetricsLog(folder, total_steps=steps, resume_step=start, enabled=main) as log,

@@ -129,8 +129,8 @@ class DataSection:
     random, a pure function of the seed; RNA and protein are always read as they stand."""
     pack: bool = False
     """Fill training sequences with documents laid end to end (contigs, or their stretches between
-    long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
-    each sequence from one document and skips those that are too short for one."""
+    long runs of N), none of which sees another, so that short ones cost no padding; `false` cuts
+    each sequence from one document and fills it up with padding where the document ends."""
     soft_mask_weight: float = 0.1
     """Weight in the training loss of a base in lower case, which marks repeats; 1 for all bases
     alike. Validation and evaluation weigh all bases alike."""

@@ -46,12 +46,22 @@ class BlendedStream(TrainingStream):
         self.sequence_length = streams[0].sequence_length
         self.tracks = streams[0].tracks
         self.windows_per_epoch = sum(stream.windows_per_epoch for stream in streams)
+        self.bases = sum(stream.bases for stream in streams)
         self._counts = np.stack([cycle_counts(row) for row in shares])
         self._begins = np.array(begins, dtype=np.int64)
         self._cycle = lru_cache(maxsize=4)(self._draw)
         self._shown = np.zeros((len(begins), len(streams)), dtype=np.int64)
         for stage, length in enumerate(np.diff(self._begins).tolist()):
             self._shown[stage + 1] = self._shown[stage] + self._used(stage, length)
+
+    def describe(self) -> str:
+        """A line for each corpus, with its share of the windows in each stage."""
+        shares = self._counts / CYCLE
+        return "\n".join(
+            f"{' then '.join(f'{share:.2%}' for share in shares[:, i].tolist())} of the sequences "
+            f"from {stream.describe()}"
+            for i, stream in enumerate(self.streams)
+        )
 
     @property
     def counts(self) -> Indices:

@@ -39,6 +39,16 @@ class TrainingStream(ABC):
     """Constant over the epochs."""
     source: str
     tracks: tuple[str, ...]
+    bases: int
+    """What an epoch shows."""
+
+    def describe(self) -> str:
+        """One line: bases and sequences of an epoch, and how much of them is padding."""
+        room = self.windows_per_epoch * self.sequence_length
+        return (
+            f"{self.source}: {self.bases:,} bases, {self.windows_per_epoch:,} sequences of "
+            f"{self.sequence_length:,} in an epoch, {1 - self.bases / room:.1%} of them padding"
+        )
 
     def check_global_batch(self, global_batch_size: int) -> None:
         """Raise UserError where an epoch has fewer windows than one global batch."""
@@ -98,11 +108,7 @@ class RunStream(TrainingStream):
         else:
             self.source, self.runs = str(source[0].folder), list(source)
         self.run_lengths = np.array([run.length for run in self.runs], dtype=np.int64)
-
-    @property
-    def bases(self) -> int:
-        """Of all runs together: what an epoch shows."""
-        return int(self.run_lengths.sum())
+        self.bases = int(self.run_lengths.sum())
 
     def _key(self, epoch: int, purpose: int) -> int:
         return draw_key(self.seed, epoch, purpose)

@@ -90,8 +90,12 @@ def _webdataset(tars: list[str], size: int, buffer: int = 0) -> Iterator[np.ndar
     pipeline = webdataset.WebDataset(tars, shardshuffle=False).to_tuple("bases")
     if buffer:
         pipeline = pipeline.shuffle(buffer)
-    for (members,) in pipeline.batched(size, collation_fn=lambda rows: list(zip(*rows, strict=True))):
+    for (members,) in pipeline.batched(size, collation_fn=_columns):
         yield np.stack([np.frombuffer(member, dtype=np.uint8) for member in members])
+
+
+def _columns(rows: list[tuple[bytes, ...]]) -> list[tuple[bytes, ...]]:
+    return list(zip(*rows, strict=True))
 
 
 def _run(batches: Iterator[np.ndarray]) -> int:

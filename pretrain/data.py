@@ -14,11 +14,14 @@ from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.data.batch import Batch, Case
 from megatron_hyena.data.blend import BlendedStream, tempered
+from megatron_hyena.data.corrupt import CorruptShards
 from megatron_hyena.data.loader import BatchIterator, evaluation_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
 from megatron_hyena.data.order import draw_key
 from megatron_hyena.data.packing import PackedStream
-from megatron_hyena.data.shard_reader import open_runs, source_names
+from megatron_hyena.data.shard_cache import ShardCache
+from megatron_hyena.data.shard_reader import open_runs
+from megatron_hyena.data.sources import ShardSource
 from megatron_hyena.data.stream import RunStream, TrainingStream
 from megatron_hyena.data.window import check_tracks
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
@@ -35,10 +38,12 @@ class Data:
 
     train: TrainingStream
     valid: ChosenWindows | None
+    corrupt: CorruptShards
+    """What this rank met of shards of `data.train` that are left out."""
 
 
 def open_data(config: Config) -> Data:
-    """Open the shards; their checksums are verified.
+    """Open the shards; their checksums are verified, of a store's when they are fetched.
 
     `data.pack` chooses the order of training only: validation keeps windows of one run each.
     Packed documents begin where merged stages can have them begin.
@@ -46,17 +51,22 @@ def open_data(config: Config) -> Data:
     Raises:
         UserError: a missing or damaged shard or track, or fewer sequences than one global batch.
     """
-    stream = _training_stream(config)
+    cache = ShardCache(config.data.cache_dir, config.data.cache_gigabytes)
+    corrupt = CorruptShards(config.data.on_corrupt)
+    stream = _training_stream(config, ShardSource(config.data.train, cache, corrupt))
     stream.check_global_batch(config.train.global_batch_size)
     if not config.data.valid:
-        return Data(stream, None)
+        return Data(stream, None, corrupt)
     windows = SequentialWindows(
-        config.data.valid, config.data.sequence_length, context=1, tracks=config.data.tracks
+        ShardSource(config.data.valid, cache),
+        config.data.sequence_length,
+        context=1,
+        tracks=config.data.tracks,
     )
-    return Data(stream, ChosenWindows(windows, config.train.valid_sequences))
+    return Data(stream, ChosenWindows(windows, config.train.valid_sequences), corrupt)
 
 
-def _training_stream(config: Config) -> TrainingStream:
+def _training_stream(config: Config, source: ShardSource) -> TrainingStream:
     """One stream over all corpora, or, where their shares are chosen, a blend of one of each."""
     data, seed = config.data, config.run.seed
     kind: Callable[..., RunStream] = WindowStream
@@ -68,17 +78,16 @@ def _training_stream(config: Config) -> TrainingStream:
         augment_reverse_complement=data.reverse_complement,
         tracks=data.tracks,
     )
-    sources = source_names(data.train)
     if data.temperature == 1 and not data.weights:
-        return kind(data.train, seed=seed)
-    corpora = [open_runs(source) for source in sources]
+        return kind(source, seed=seed)
+    corpora = [open_runs(part) for part in source.parts()]
     check_tracks([*chain(*corpora)], data.tracks, both_strands=data.reverse_complement)
     streams = [kind(runs, seed=draw_key(seed, i)) for i, runs in enumerate(corpora)]
     begins = [0, *(step * config.train.global_batch_size for step in data.stages)]
-    if data.weights and len(data.weights) != len(begins) * len(sources):
+    if data.weights and len(data.weights) != len(begins) * len(corpora):
         raise UserError(
-            f"data.weights has {len(data.weights)} numbers, but data.train names {len(sources)} "
-            f"corpora and data.stages makes {len(begins)} rows; give {len(begins)} x {len(sources)}"
+            f"data.weights has {len(data.weights)} numbers, but data.train names {len(corpora)} "
+            f"corpora and data.stages makes {len(begins)} rows; give {len(begins)} x {len(corpora)}"
         )
     weights = data.weights or tempered([stream.bases for stream in streams], data.temperature)
     return BlendedStream(streams, np.reshape(weights, (len(begins), -1)).tolist(), begins, seed)

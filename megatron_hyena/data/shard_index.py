@@ -73,8 +73,13 @@ class ShardIndex:
                 f"{folder} has no {INDEX_FILE}; name a folder of one split, such as "
                 "corpus/shards/train, that tools.make_shards wrote"
             )
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, path: str) -> ShardIndex:
+        """The index that `path` holds. Raises UserError where it is damaged."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(text)
             found = (content.pop("format"), content.pop("format_version"))
             shards = tuple(
                 Shard(**{**shard, "samples": tuple(Sample(**s) for s in shard["samples"])})

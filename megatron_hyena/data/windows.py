@@ -60,6 +60,16 @@ class WindowStream(RunStream):
         self._cuts = Cuts.of(self.run_lengths, sequence_length)
         self._types = np.array([run.type for run in self.runs], dtype=np.uint8)
         self.windows_per_epoch = self._cuts.total
+        self._run_begins = np.cumsum(self.run_lengths) - self.run_lengths
+        # Most windows lie in one piece, which is sliced at once.
+        self._pieces = [piece for run in self.runs for piece in run.pieces]
+        self._piece_begins = np.concatenate(
+            [
+                np.array(run.begins, dtype=np.int64) + begin
+                for run, begin in zip(self.runs, self._run_begins.tolist(), strict=True)
+            ]
+        )
+        self._counted = any(run.corrupt and run.corrupt.policy == "skip" for run in self.runs)
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self._block = lru_cache(maxsize=8)(self._draw_block)
 
@@ -76,10 +86,16 @@ class WindowStream(RunStream):
             ]
             return stack_windows([pad_window(part, width) for part in parts])
         content = np.empty((len(places), width), dtype=np.uint8)
-        for row, (number, first, last, turned) in zip(content, places.tolist(), strict=True):
-            length = last - first
+        spots = self._run_begins[places[:, 0]] + places[:, 1]
+        under = np.searchsorted(self._piece_begins, spots, side="right") - 1
+        offsets = (spots - self._piece_begins[under]).tolist()
+        for row, (number, first, last, turned), nth, at in zip(
+            content, places.tolist(), under.tolist(), offsets, strict=True
+        ):
+            length, piece = last - first, self._pieces[nth]
             part = row if length == width else row[:length]
-            self.runs[number].read_into(part, first, last)
+            within = at + length <= len(piece) and not self._counted
+            part[:] = piece[at : at + length] if within else self.runs[number].read(first, last)
             if turned:
                 part[:] = reverse_complement(part)
             row[length:] = PAD

@@ -97,7 +97,7 @@ class Decision:
     """SAMPLE/CONTIG."""
     kept: bool
     reason: str = ""
-    """Nothing where it is kept; else one of the reasons of `curation.REASONS`."""
+    """Nothing where it is kept; else one of `decisions.REASONS`."""
     duplicate_of: str = ""
     """The record that is kept in its place."""
     similarity: float = 0.0

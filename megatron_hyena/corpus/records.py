@@ -101,7 +101,7 @@ class Decision:
     duplicate_of: str = ""
     """The record that is kept in its place."""
     similarity: float = 0.0
-    """Of it and the record that is kept in its place; 1 for an exact duplicate."""
+    """Of it and the record that is kept in its place; 1 where they are equal."""
     bases: int = 0
     """Bases of its stretches: what the decision keeps or drops."""
 

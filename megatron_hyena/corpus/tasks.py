@@ -47,8 +47,8 @@ class Task:
     inputs: dict[str, Any]
     """Everything that its outcome depends on, as JSON."""
     work: Callable[[Path, Progress], dict[str, Any]]
-    """Given an empty folder, makes every output in it, under its last name, and returns what later
-    tasks want to know; picklable."""
+    """Given an empty folder, makes every output in it, under the same relative path (whose folders
+    are there), and returns what later tasks want to know; picklable."""
     size: int = 0
     """In the unit of the progress bar."""
 
@@ -138,7 +138,8 @@ def execute(root: Path, task: Task, progress: Progress) -> Stamp:
     """
     scratch = root / WORK / "partial" / f"{task.name.replace('/', '-')}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    for output in task.outputs:
+        (scratch / output).parent.mkdir(parents=True, exist_ok=True)
     told = 0
 
     def tell(size: int) -> None:
@@ -151,17 +152,15 @@ def execute(root: Path, task: Task, progress: Progress) -> Stamp:
         result = task.work(scratch, tell)
         files: dict[str, tuple[int, str]] = {}
         for output in task.outputs:
-            made = scratch / Path(output).name
-            for path in _files(made):
-                name = str(Path(output) / path.relative_to(made))
-                files[name] = (path.stat().st_size, sha256_of(path))
+            for path in _files(scratch / output):
+                files[str(path.relative_to(scratch))] = (path.stat().st_size, sha256_of(path))
         _stamp_path(root, task.name).unlink(missing_ok=True)
         for number, output in enumerate(task.outputs):
             place = root / output
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir():
                 os.replace(place, scratch / f".old-{number}")
-            os.replace(scratch / place.name, place)
+            os.replace(scratch / output, place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     stamp = Stamp(task.key, files, result)

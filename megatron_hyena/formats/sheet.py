@@ -8,7 +8,7 @@ Columns are set apart by tabs and named in the first line, in any order:
     type        dna (default), rna, protein or mixed
     split       train, valid or test; empty: the corpus decides
     weight      how often the sample is drawn beside the others, from its size on; default 1
-    annotation  files, parted by commas
+    annotation  files, parted by commas; of BED files without blocks TYPE=FILE
     tracks      NAME=FILE, parted by commas
 
 Empty cells take the default. Lines that are empty or begin with `#` are passed by. Relative paths
@@ -26,6 +26,7 @@ from typing import Any
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.compressed import read_lines
+from megatron_hyena.formats.locate import without_endings
 
 Location = Path | str
 """A local path, or the text of a URL."""
@@ -34,11 +35,6 @@ COLUMNS = ("path", "name", "taxon", "type", "split", "weight", "annotation", "tr
 SPLITS = ("train", "valid", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
-_ENDINGS = re.compile(
-    r"(?:\.(?:fasta|fas|fa|fna|ffn|frn|faa|mpfa|cf|2bit|gbk|gb|gbff|genbank|embl|maf))?"
-    r"(?:\.(?:gz|bgz|bgzf))?$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def _read_row(path: Path, number: int, columns: list[str], cells: list[str]) -> 
 
 def _default_name(text: str) -> str:
     """The last part of a path without the endings of sequence files."""
-    return _ENDINGS.sub("", text.rstrip("/").rpartition("/")[2], count=1)
+    return without_endings(text.rstrip("/").rpartition("/")[2])
 
 
 # One reader for each column: (folder of the sheet, cell) -> value, or ValueError that says the fix.
@@ -160,7 +156,15 @@ def _weight(folder: Path, cell: str) -> float:
 
 
 def _files(folder: Path, cell: str) -> tuple[Location, ...]:
-    return tuple(_location(folder, part.strip()) for part in cell.split(",") if cell)
+    return tuple(_typed(folder, part.strip()) for part in cell.split(",") if cell)
+
+
+def _typed(folder: Path, part: str) -> Location:
+    """A file, or TYPE=FILE as text."""
+    kind, equals, file = part.rpartition("=")
+    if equals and kind.isidentifier():
+        return f"{kind}={_location(folder, file)}"
+    return _location(folder, part)
 
 
 def _tracks(folder: Path, cell: str) -> dict[str, Location]:

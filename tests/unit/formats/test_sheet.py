@@ -23,7 +23,7 @@ def _sheet(tmp_path: Path, text: str) -> Path:
 
 def test_all_columns(tmp_path):
     header = "\t".join(("split", "path", "name", "taxon", "type", "weight", "annotation", "tracks"))
-    row = "valid\tg/a.fa.gz\tA-1\tEscherichia coli\tRNA\t0.5\ta.gff3, /b/c.bed\tx=x.bw,y = y.bg"
+    row = "valid\tg/a.fa.gz\tA-1\tEscherichia coli\tRNA\t0.5\ta.gff3, LTR=/b/c.bed\tx=x.bw,y = y.bg"
     path = _sheet(tmp_path, f"\ufeff{header}\r\n\r\n# a remark\r\n{row}\r\n")
     (found,) = read_sheet(path)
     assert found == SampleRow(
@@ -33,7 +33,7 @@ def test_all_columns(tmp_path):
         type=SequenceType.RNA,
         split="valid",
         weight=0.5,
-        annotation=(tmp_path / "a.gff3", Path("/b/c.bed")),
+        annotation=(tmp_path / "a.gff3", "LTR=/b/c.bed"),
         tracks={"x": tmp_path / "x.bw", "y": tmp_path / "y.bg"},
     )
     assert pickle.loads(pickle.dumps(found)) == found
@@ -75,7 +75,7 @@ def test_defaults(tmp_path, path, name):
         ("path\ttracks\na\tx.bw\n", "line 2, column 'tracks': 'x.bw' names no track"),
         ("path\ttracks\na\tx=1,x=2\n", "line 2, column 'tracks': the track 'x' stands twice"),
         ("path\tname\na\t../b\n", "line 2, column 'name': '../b' is no name of a sample"),
-        ("path\n.fa\n", "line 2, column 'name': '' is no name of a sample"),
+        ("path\n.fa\n", "line 2, column 'name': '.fa' is no name of a sample"),
         ("path\nx/a.fa\n\ny/a.fa.gz\n", "line 4, column 'name': the sample 'a' is in line 2"),
     ],
 )

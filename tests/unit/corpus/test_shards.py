@@ -19,6 +19,7 @@ from megatron_hyena.corpus.splits import (
     default_gap,
     split_contigs,
 )
+from megatron_hyena.data.sealed import seal, unseal
 from megatron_hyena.data.shard_index import ShardIndex
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.store import Contig
@@ -188,11 +189,13 @@ def test_missing_and_damaged_index(tmp_path, chlamydia_shards):
     folder = _copy(chlamydia_shards / "valid", tmp_path / "valid")
     index = folder / "index.json"
     text = index.read_text()
-    for damaged in (text[:100], "[]", text.replace('"offset"', '"off"')):
+    strange = json.loads(text.replace('"offset"', '"off"'))
+    del strange["digest"]
+    for damaged in (text[:100], "[]", json.dumps(strange), text.replace("CHLTCG", "CHLTCX", 1)):
         index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
             open_runs(folder)
-    index.write_text(text.replace('"format_version": 1', '"format_version": 9'))
+    index.write_bytes(seal({**unseal(text.encode()), "format_version": 9}))
     with pytest.raises(UserError, match="version 9, not"):
         open_runs(folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from megatron_hyena.corpus.tracks import add_track
 from megatron_hyena.data.batch import Batch
 from megatron_hyena.data.loader import BatchIterator, micro_batches
 from megatron_hyena.data.packing import PackedStream
+from megatron_hyena.data.sealed import seal, unseal
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.windows import WindowStream
@@ -144,12 +144,12 @@ def test_an_index_that_contradicts_itself_is_refused(tmp_path, many):
     folder.mkdir()
     for path in many[0].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    text = (folder / "index.json").read_text()
-    index = json.loads(text)
-    del index["shards"][0]["samples"][0]["tracks"]
-    (folder / "index.json").write_text(json.dumps(index))
+    index = unseal((folder / "index.json").read_bytes())
+    taken = index["shards"][0]["samples"][0].pop("tracks")
+    (folder / "index.json").write_bytes(seal(index))
     with pytest.raises(UserError, match=r"index\.json is damaged \(a sample has other tracks"):
         open_runs(folder)
-    (folder / "index.json").write_text(text.replace('"float32"', '"float16"'))
+    index["shards"][0]["samples"][0]["tracks"] = taken
+    (folder / "index.json").write_bytes(seal({**index, "tracks": {"conservation": "float16"}}))
     with pytest.raises(UserError, match=r"index\.json has a track of 'float16', not float32, bool"):
         open_runs(folder)

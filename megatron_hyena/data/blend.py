@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.order import Indices, Permutation, draw_key
+from megatron_hyena.data.shard_reader import Origin
 from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.window import Window, gather_windows
 from megatron_hyena.errors import UserError
@@ -62,6 +63,11 @@ class BlendedStream(TrainingStream):
             f"from {stream.describe()}"
             for i, stream in enumerate(self.streams)
         )
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The folders of all streams."""
+        return [origin for stream in self.streams for origin in stream.origins]
 
     @property
     def counts(self) -> Indices:

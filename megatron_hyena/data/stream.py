@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.order import Indices, Words, draw_key, words
-from megatron_hyena.data.shard_reader import Run, open_runs
+from megatron_hyena.data.shard_reader import Origin, Run, open_runs
 from megatron_hyena.data.window import Window, check_tracks
 from megatron_hyena.errors import UserError
 
@@ -71,6 +71,11 @@ class TrainingStream(ABC):
             raise ValueError("positions must be given, and not be negative")
         return self._show(places)
 
+    @property
+    @abstractmethod
+    def origins(self) -> list[Origin]:
+        """The folders of shards that it reads, in order."""
+
     @abstractmethod
     def _show(self, positions: Indices) -> Window:
         """Windows number `positions` [n] ≥ 0, n > 0, stacked."""
@@ -109,6 +114,11 @@ class RunStream(TrainingStream):
             self.source, self.runs = str(source[0].folder), list(source)
         self.run_lengths = np.array([run.length for run in self.runs], dtype=np.int64)
         self.bases = int(self.run_lengths.sum())
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The folders of the runs."""
+        return list({id(run.origin): run.origin for run in self.runs if run.origin}.values())
 
     def _key(self, epoch: int, purpose: int) -> int:
         return draw_key(self.seed, epoch, purpose)

@@ -140,10 +140,12 @@ def assert_one_sentence(program: Program, *parts: str) -> None:
             ["train.global_batch_size=8, now 16", "set train.global_batch_size=8"],
         ),
         (["data.sequence_length=128"], ["set data.sequence_length=256"]),
+        (["run.seed=5"], ["saved with run.seed=0, now 5"]),
+        (["data.train={valid}"], ["folder 1 of data.train was ", "give the same shards"]),
     ],
 )
-def test_a_changed_run_does_not_resume(runs, start, overrides, parts):
-    program = start(2, runs["half2"], *overrides)
+def test_a_changed_run_does_not_resume(runs, start, corpus, overrides, parts):
+    program = start(2, runs["half2"], *(o.format(valid=corpus / "valid") for o in overrides))
     assert program.finish() == [2, 2]
     assert_one_sentence(program, "step_00000010", *parts)
 

@@ -77,6 +77,7 @@ def _training_stream(config: Config, source: ShardSource) -> TrainingStream:
         sequence_length=data.sequence_length,
         augment_reverse_complement=data.reverse_complement,
         tracks=data.tracks,
+        among=data.shuffle_among,
     )
     if data.temperature == 1 and not data.weights:
         return kind(source, seed=seed)

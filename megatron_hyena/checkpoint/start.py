@@ -22,6 +22,7 @@ PLACE = (
     ("data", "sequence_length"),
     ("data", "pack"),
     ("data", "reverse_complement"),
+    ("data", "shuffle_among"),
     ("data", "weights"),
     ("data", "stages"),
     ("data", "temperature"),

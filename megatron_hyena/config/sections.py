@@ -137,6 +137,10 @@ class DataSection:
     alike. Validation and evaluation weigh all bases alike."""
     upper_case: bool = False
     """Show and ask of the model upper case alone; `false` keeps case as it is in the shards."""
+    shuffle_among: int = 0
+    """Sequences that are shuffled among one another, from 16 stretches of neighbours at a time, so
+    that few shards are needed at once; 0 shuffles all of an epoch. For shards of a store that do
+    not fit into `data.cache_gigabytes`."""
     workers: int = 1
     """Threads that prepare batches ahead on each rank; 0 prepares them when they are needed."""
     mask_fraction: float = 0.15
@@ -166,7 +170,8 @@ class DataSection:
             0 <= self.soft_mask_weight <= 1,
             f"data.soft_mask_weight={self.soft_mask_weight} is not in [0, 1]",
         )
-        require(self.workers >= 0, "data.workers must be 0 or more")
+        for name in ("workers", "shuffle_among"):
+            require(getattr(self, name) >= 0, f"data.{name} must be 0 or more")
         require(self.temperature > 0, "data.temperature must be greater than 0")
         require(
             not self.weights or self.temperature == 1,

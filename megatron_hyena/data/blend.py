@@ -88,6 +88,12 @@ class BlendedStream(TrainingStream):
             index[here] = before + rank[within[here]]
         return numbers, index
 
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Of each stream."""
+        numbers, index = self.places(np.asarray(positions))
+        for number in np.unique(numbers).tolist():
+            self.streams[number].prefetch(index[numbers == number].tolist())
+
     def _show(self, positions: Indices) -> Window:
         numbers, index = self.places(positions)
         parts = []

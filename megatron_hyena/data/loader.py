@@ -163,8 +163,15 @@ class BatchIterator:
     def _submit(self) -> None:
         """Have the next steps prepared."""
         while self._pool and len(self._in_hand) < self._ahead and not self._is_last(self._step):
+            self._stream.prefetch(self._positions(self._step + self._ahead))
             self._in_hand.append((self._step, self._pool.submit(self._prepare, self._step)))
             self._step += 1
+
+    def _positions(self, step: int) -> range:
+        """Of this rank's windows in `step`."""
+        size, _, rank, ranks = self._sizes
+        first = step * size + rank * (size // ranks)
+        return range(first, first + size // ranks)
 
     def _is_last(self, step: int) -> bool:
         return self._stop is not None and step >= self._stop

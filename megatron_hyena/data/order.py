@@ -6,6 +6,8 @@ stream is as cheap as its first. Integer arithmetic alone: the same numbers on e
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -66,3 +68,47 @@ class Permutation:
             left = left ^ (words(even, right) >> np.uint64(64 - self._left))
             right = right ^ (words(odd, left) >> np.uint64(64 - self._right))
         return (left << np.uint64(self._right)) | right
+
+
+class NearbyOrder:
+    """A permutation of 0 … `size` - 1 whose neighbouring places come from few stretches.
+
+    The numbers are cut into stretches of `among` / `STRETCHES` neighbours, which come in a drawn
+    order; those of `STRETCHES` stretches are shuffled among one another. Whoever reads in this
+    order needs few parts of what is read at a time.
+    """
+
+    STRETCHES = 16
+
+    def __init__(self, size: int, key: int, among: int) -> None:
+        """`size` and `among` ≥ 1."""
+        self._key, self.size = key, size
+        self._stretch = min(size, -(-among // self.STRETCHES))
+        self._stretches = Permutation(size // self._stretch, draw_key(key, 0))
+        self._group = self._stretch * self.STRETCHES
+        self._permuted = lru_cache(maxsize=8)(self._permutation)
+
+    def __call__(self, index: Indices) -> Indices:
+        """int64 [n] images of `index` [n], each in [0, `size`)."""
+        images = np.empty(len(index), dtype=np.int64)
+        stretched = self._stretches.size * self._stretch  # behind it a rest, for itself
+        for group in np.unique(np.where(index < stretched, index // self._group, -1)).tolist():
+            first = group * self._group if group >= 0 else stretched
+            last = min(first + self._group, stretched) if group >= 0 else self.size
+            here = (index >= first) & (index < last)
+            mixed = self._permuted(group, last - first)(index[here] - first)
+            if group >= 0:
+                nth, within = np.divmod(mixed, self._stretch)
+                mixed = self._stretches(group * self.STRETCHES + nth) * self._stretch + within
+            else:
+                mixed += stretched
+            images[here] = mixed
+        return images
+
+    def _permutation(self, group: int, size: int) -> Permutation:
+        return Permutation(size, draw_key(self._key, 1, group + 1))
+
+
+def shuffled(size: int, key: int, among: int = 0) -> Permutation | NearbyOrder:
+    """A permutation of all, or, with `among` > 0, of as many neighbours of a few stretches."""
+    return NearbyOrder(size, key, among) if among else Permutation(size, key)

@@ -6,7 +6,7 @@ it, each stretch of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import SequenceType
-from megatron_hyena.data.order import Indices, Permutation, words
+from megatron_hyena.data.order import Indices, NearbyOrder, Permutation, shuffled, words
 from megatron_hyena.data.shard_reader import Run
 from megatron_hyena.data.stream import PHASE, RUN_ORDER, WINDOW_ORDER, Cuts, RunStream
 from megatron_hyena.data.window import (
@@ -32,7 +32,7 @@ from megatron_hyena.errors import UserError
 class _Epoch:
     """The draws of one epoch: n windows over r runs laid end to end."""
 
-    order: Permutation
+    order: Permutation | NearbyOrder
     """Of the n windows."""
     phase: int
     """Inputs that the first window lacks."""
@@ -42,6 +42,17 @@ class _Epoch:
     """[r] where the run at each place, with its PAD, ends, in bases from the string's start."""
     reverse: npt.NDArray[np.bool_]
     """[r] whether the run at each place is read from the other strand."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Bases [start, end) of a run in a window, filled up with PAD to `width`."""
+
+    run: int
+    start: int
+    end: int
+    reverse: bool
+    width: int
 
 
 class PackedStream(RunStream):
@@ -65,6 +76,7 @@ class PackedStream(RunStream):
         augment_reverse_complement: bool = False,
         verify: bool = True,
         tracks: Sequence[str] = (),
+        among: int = 0,
         align: int = 1,
     ) -> None:
         """Open `source`; see `RunStream`, and the class for `align` ≥ 1, in bases.
@@ -86,6 +98,7 @@ class PackedStream(RunStream):
             augment_reverse_complement=augment_reverse_complement,
             verify=verify,
             tracks=tracks,
+            among=among,
         )
         self.align = align
         self._laid_lengths = -(-self.run_lengths // align) * align
@@ -98,44 +111,60 @@ class PackedStream(RunStream):
         places = [divmod(position, self.windows_per_epoch) for position in positions.tolist()]
         return stack_windows([self._one(*place) for place in places])
 
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Ask for the shards under the windows, if they are of a store."""
+        if self._stored:
+            for position in positions:
+                for part in self._parts(*divmod(position, self.windows_per_epoch)):
+                    self.runs[part.run].prefetch(part.start, part.end)
+
     def _one(self, epoch: int, index: int) -> Window:
+        parts = list(self._parts(epoch, index))
+        windows = [
+            pad_window(
+                read_window(
+                    self.runs[part.run], part.start, part.end, self.tracks, reverse=part.reverse
+                ),
+                part.width,
+            )
+            for part in parts
+        ]
+        joined = join_windows(windows, [part.run for part in parts])
+        return pad_window(joined, self.sequence_length + 1)
+
+    def _parts(self, epoch: int, index: int) -> Iterator[_Part]:
+        """What the window is made of, in order; what lacks at its end is PAD."""
         drawn, length = self._epoch(epoch), self.sequence_length
         begin = int(drawn.order(np.array([index]))[0]) * length - drawn.phase
         start, end = max(begin, 0), min(begin + length, self._length)
         if end - start == length:
             end = min(end + 1, self._length)
-        parts, numbers = list[Window](), list[int]()
         place, at = int(np.searchsorted(drawn.ends, start, side="right")), start
         while at < end:
             number, last = int(drawn.runs[place]), int(drawn.ends[place])
             stop, begun = min(end, last), last - int(self._laid_lengths[number])
-            parts.append(
-                self._laid(number, at - begun, stop - begun, reverse=bool(drawn.reverse[place]))
-            )
-            numbers.append(number)
+            yield self._laid(number, at - begun, stop - begun, bool(drawn.reverse[place]))
             place, at = place + 1, stop
-        return pad_window(join_windows(parts, numbers), length + 1)
 
-    def _laid(self, number: int, start: int, end: int, *, reverse: bool) -> Window:
+    def _laid(self, number: int, start: int, end: int, reverse: bool) -> _Part:
         """Bases [start, end) of a run as it is laid: PAD behind its last.
 
         `start` is never among the PAD: windows and runs begin at multiples of `align`.
         """
         run = self.runs[number]
         last = min(end, run.length)
-        first, stop = start, last
         if reverse and run.type is SequenceType.DNA:
-            first, stop = run.length - last, run.length - start
-        part = read_window(run, first, stop, self.tracks, reverse=reverse)
-        return pad_window(part, end - start)
+            return _Part(number, run.length - last, run.length - start, True, end - start)
+        return _Part(number, start, last, False, end - start)
 
     def _draw(self, epoch: int) -> _Epoch:
         count = np.arange(len(self.runs), dtype=np.int64)
-        runs = Permutation(len(count), self._key(epoch, RUN_ORDER))(count)
+        near = -(-self.among * self.sequence_length * len(count) // self._length)
+        runs = shuffled(len(count), self._key(epoch, RUN_ORDER), near)(count)
         one = np.zeros(1, dtype=np.int64)
         phase = -self._cuts.begins(one, one, words(self._key(epoch, PHASE), one))
         return _Epoch(
-            order=Permutation(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER)),
+            order=shuffled(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER), self.among),
             phase=int(phase[0]),
             runs=runs,
             ends=np.cumsum(self._laid_lengths[runs]),

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.order import Indices, Words, draw_key, words
+from megatron_hyena.data.pieces import StoredPiece
 from megatron_hyena.data.shard_reader import Origin, Run, open_runs
 from megatron_hyena.data.window import Window, check_tracks
 from megatron_hyena.errors import UserError
@@ -77,6 +79,10 @@ class TrainingStream(ABC):
         """The folders of shards that it reads, in order."""
 
     @abstractmethod
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Have what windows number `positions` need fetched soon, where that takes time."""
+
+    @abstractmethod
     def _show(self, positions: Indices) -> Window:
         """Windows number `positions` [n] ≥ 0, n > 0, stacked."""
 
@@ -93,20 +99,22 @@ class RunStream(TrainingStream):
         augment_reverse_complement: bool = False,
         verify: bool = True,
         tracks: Sequence[str] = (),
+        among: int = 0,
     ) -> None:
         """Open `source`, folders of shards or a glob (see `open_runs`, also for `verify`), or
         take runs that are open, of one corpus at least.
 
         `seed` ≥ 0. `augment_reverse_complement` draws a strand with equal chance, of DNA alone:
         RNA and protein are of one strand. `tracks`: what windows bring beside the bases; raises
-        UserError as `check_tracks` does.
+        UserError as `check_tracks` does. `among`: windows that are shuffled among one another
+        (see `NearbyOrder`); 0: all of an epoch.
         """
         if sequence_length < 1 or seed < 0:
             raise ValueError("sequence_length must be positive and seed not negative")
         self.sequence_length = sequence_length
         self.seed = seed
         self.augment_reverse_complement = augment_reverse_complement
-        self.tracks = tuple(tracks)
+        self.tracks, self.among = tuple(tracks), among
         if isinstance(source, (str, Path)):
             self.source, self.runs = str(source), open_runs(source, verify=verify)
             check_tracks(self.runs, self.tracks, both_strands=augment_reverse_complement)
@@ -119,6 +127,11 @@ class RunStream(TrainingStream):
     def origins(self) -> list[Origin]:
         """The folders of the runs."""
         return list({id(run.origin): run.origin for run in self.runs if run.origin}.values())
+
+    @cached_property
+    def _stored(self) -> bool:
+        """Whether shards are of a store."""
+        return any(isinstance(piece, StoredPiece) for run in self.runs for piece in run.pieces)
 
     def _key(self, epoch: int, purpose: int) -> int:
         return draw_key(self.seed, epoch, purpose)

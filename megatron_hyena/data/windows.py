@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
-from megatron_hyena.data.order import Indices, Permutation, words
+from megatron_hyena.data.order import Indices, NearbyOrder, Permutation, shuffled, words
 from megatron_hyena.data.shard_reader import Run, open_runs
 from megatron_hyena.data.stream import PHASE, WINDOW_ORDER, Cuts, RunStream
 from megatron_hyena.data.window import (
@@ -47,6 +47,7 @@ class WindowStream(RunStream):
         augment_reverse_complement: bool = False,
         verify: bool = True,
         tracks: Sequence[str] = (),
+        among: int = 0,
     ) -> None:
         """Open `source`; see `RunStream`."""
         super().__init__(
@@ -56,6 +57,7 @@ class WindowStream(RunStream):
             augment_reverse_complement=augment_reverse_complement,
             verify=verify,
             tracks=tracks,
+            among=among,
         )
         self._cuts = Cuts.of(self.run_lengths, sequence_length)
         self._types = np.array([run.type for run in self.runs], dtype=np.uint8)
@@ -73,8 +75,15 @@ class WindowStream(RunStream):
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self._block = lru_cache(maxsize=8)(self._draw_block)
 
-    def _draw_order(self, epoch: int) -> Permutation:
-        return Permutation(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER))
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Ask for the shards under the windows, if they are of a store."""
+        if not self._stored:
+            return
+        for number, first, last, _ in self._places(np.asarray(positions)).tolist():
+            self.runs[number].prefetch(first, last)
+
+    def _draw_order(self, epoch: int) -> Permutation | NearbyOrder:
+        return shuffled(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER), self.among)
 
     def _show(self, positions: Indices) -> Window:
         places = self._places(positions)

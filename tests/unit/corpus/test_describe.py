@@ -83,7 +83,8 @@ def test_the_tool_prints_and_draws_a_corpus(tmp_path, capsys):
     corpus, report = tmp_path / "corpus", tmp_path / "report"
     config = tmp_path / "c.yaml"
     config.write_text(
-        f"inputs: {{paths: [{CHLAMYDIA}], name: ct, taxon: Bacteria;Chlamydia}}\nsplits: {{by: position}}\n"
+        f"inputs: {{paths: [{CHLAMYDIA}], name: ct, taxon: Bacteria;Chlamydia}}\n"
+        "splits: {by: position}\n"
     )
     assert prepare_corpus.main([str(config), "--output", str(corpus)]) == 0
     capsys.readouterr()

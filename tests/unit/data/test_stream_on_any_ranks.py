@@ -130,3 +130,20 @@ def test_lower_case_weighs_less_and_may_be_folded():
     kept = make_batch([bases])
     assert bytes(kept.targets[0].tolist()) == b"CgtNnaC"
     assert kept.weights[0].tolist() == [1, 1, 1, 0, 0, 1, 1]
+
+
+def test_each_rank_asks_ahead_for_its_own_windows(stream, monkeypatch):
+    asked: list[list[int]] = []
+    monkeypatch.setattr(stream, "prefetch", lambda positions: asked.append(list(positions)))
+    with BatchIterator(
+        stream,
+        2,
+        global_batch_size=GLOBAL,
+        micro_batch_size=4,
+        data_rank=1,
+        data_size=2,
+        workers=1,
+    ) as batches:
+        next(batches)
+    assert asked[0] == list(range(4 * GLOBAL + 12, 5 * GLOBAL))
+    assert asked == [[p + GLOBAL * i for p in asked[0]] for i in range(len(asked))]

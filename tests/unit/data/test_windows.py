@@ -13,7 +13,8 @@ from megatron_hyena.corpus.prepare import write_store
 from megatron_hyena.corpus.shards import ShardSettings, write_shards
 from megatron_hyena.corpus.splits import SPLITS, SplitRule
 from megatron_hyena.data.alphabet import PAD, reverse_complement
-from megatron_hyena.data.order import Permutation
+from megatron_hyena.data.order import NearbyOrder, Permutation
+from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.stream import Cuts
 from megatron_hyena.data.windows import WindowStream, sequential_windows
 from megatron_hyena.errors import UserError
@@ -255,3 +256,39 @@ def test_impossible_context(tmp_path, context):
     folder, _ = _shards(tmp_path, 63)
     with pytest.raises(UserError, match=f"context is {context} bases; give 1 to 20"):
         sequential_windows(folder, 20, context)
+
+
+@given(size=st.integers(1, 3000), among=st.integers(1, 400), drawn=st.integers(0, 2**64 - 1))
+def test_nearby_orders_are_whole_and_need_few_stretches(size, among, drawn):
+    order = NearbyOrder(size, drawn, among)
+    images = order(np.arange(size))
+    assert sorted(images.tolist()) == list(range(size))
+    some = np.arange(0, size, 7)[::-1]
+    assert order(some).tolist() == images[some].tolist()
+    stretch = min(size, -(-among // 16))
+    for first in range(0, size // stretch * stretch, 16 * stretch):
+        seen = np.unique(images[first : first + 16 * stretch] // stretch)
+        assert len(seen) <= 16 + (first + 16 * stretch > size // stretch * stretch)
+
+
+@pytest.mark.parametrize("kind", [WindowStream, PackedStream])
+def test_shuffling_among_few_shows_the_same_and_reads_few_pieces(tmp_path, kind):
+    folder, _ = _shards(tmp_path, *[300] * 40, piece=300)
+    whole, near = kind(folder, 20, 3), kind(folder, 20, 3, among=64)
+    n = whole.windows_per_epoch
+    assert near.windows_per_epoch == n
+
+    def shown(stream, positions):
+        rows = [stream.window(p).bases[:-1] for p in positions]
+        return sorted(np.concatenate([row[row != PAD] for row in rows]).tolist())
+
+    assert shown(near, range(n)) == shown(whole, range(n))
+    reads = [_runs_read(stream, range(64)) for stream in (near, whole)]
+    assert len(reads[0]) < 30 < len(reads[1])
+
+
+def _runs_read(stream: WindowStream | PackedStream, positions: range) -> set[int]:
+    if isinstance(stream, WindowStream):
+        return set(stream._places(np.array(positions))[:, 0].tolist())
+    documents = [stream.window(position).documents for position in positions]
+    return {int(number) for one in documents if one is not None for number in one}

@@ -172,6 +172,7 @@ ROW = "s hg.c 0 4 + 10 ACGT"
     [
         ([], "holds no alignment blocks"),
         (["s hg.c 0 4 + 10"], "line 3 is no MAF row"),
+        (["a", "", "s hg.c 0 4 + 10 ACGT", "", "s hg.c 0 4 + 10 ACGT"], "line 7 is a second row"),
         (["s hg.c 0 4 * 10 ACGT"], "line 3 is no MAF row"),
         (["s hg.c -1 4 + 10 ACGT"], "line 3 is no MAF row"),
         (["s hg.c 8 4 + 10 ACGT"], "line 3: hg.c is said to have 10 bases, but the row ends at 12"),

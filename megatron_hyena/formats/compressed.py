@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 from megatron_hyena.errors import UserError
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some editors put before UTF-8 text."""
-
 _GZIP_MAGIC = b"\x1f\x8b"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty last block of every bgzip file (SAM specification, 4.1.2)."""
@@ -35,8 +34,8 @@ def read_blocks(
     """Yield the contents of `path`, plain, gzip or bgzip, in blocks of at most `block_bytes`.
 
     Compression is told by the first two bytes, not by the name. `digest` is shown the bytes of the
-    file as they lie on disk. Raises UserError where the file is missing, empty, or a damaged or
-    truncated gzip file.
+    file as they lie on disk; a byte order mark at the beginning is left out. Raises UserError where
+    the file is missing, empty, or a damaged or truncated gzip file.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the files in it")
@@ -48,11 +47,14 @@ def read_blocks(
         zipped = file.read(2) == _GZIP_MAGIC
         file.seek(0)
         shown = _Shown(file, digest)
-        if zipped:
-            yield from _gzip_blocks(path, shown, block_bytes)
-        else:
-            while block := shown.read(block_bytes):
-                yield block
+        blocks = _gzip_blocks(path, shown, block_bytes) if zipped else _plain(shown, block_bytes)
+        start = b""
+        while len(start) < len(_BYTE_ORDER_MARK) and (block := next(blocks, b"")):
+            start += block
+        start = start.removeprefix(_BYTE_ORDER_MARK)
+        for at in range(0, len(start), block_bytes):
+            yield start[at : at + block_bytes]
+        yield from blocks
 
 
 def read_start(path: Path, size: int = 1 << 12) -> bytes:
@@ -74,9 +76,7 @@ def read_lines(
     """
     rest, number = b"", 0
     for block in read_blocks(path, _LINES_AT_ONCE, digest):
-        text = rest + block if number or rest else block.removeprefix(BYTE_ORDER_MARK)
-        if not text:
-            continue
+        text = rest + block
         lines = text.splitlines()
         # A CR at the end may be half of a CRLF.
         rest = b"" if text.endswith(b"\n") else lines.pop() + b"\r" * text.endswith(b"\r")
@@ -107,6 +107,11 @@ class _Shown(io.RawIOBase):
         if self.digest is not None:
             self.digest.update(memoryview(buffer)[:count])
         return count
+
+
+def _plain(shown: _Shown, block_bytes: int) -> Iterator[bytes]:
+    while block := shown.read(block_bytes):
+        yield block
 
 
 def _gzip_blocks(path: Path, shown: _Shown, block_bytes: int) -> Iterator[bytes]:

@@ -176,6 +176,9 @@ def test_survey_of_a_store(tmp_path, small_pieces):
     assert np.array_equal(one.sketch, whole.hashes())
     assert (two.stretches, two.counts, two.length, len(two.sketch)) == ((), Counts(), 5, 0)
     assert seen == [730, 5]
+    for name in ("", "a/b"):
+        with pytest.raises(UserError, match=f"a sample is named '{name}'; give it a name without"):
+            survey(store, name)
     bare = survey(store, "s", "t", rules, sketch=None)
     assert [len(record.sketch) for record in bare] == [0, 0]
     assert [record.sha256 for record in bare] == [one.sha256, two.sha256]

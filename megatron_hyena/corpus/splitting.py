@@ -200,7 +200,7 @@ def _assign(
             lacking[splits[name]] -= sizes[name]
     for name in sorted(groups.keys() - given, key=lambda name: (_place(name, rules.seed), name)):
         wanting = max(lacking, key=lacking.__getitem__)
-        fits = 0 < sizes[name] <= lacking[wanting]
+        fits = sizes[name] <= lacking[wanting]
         splits[name] = wanting if fits else "train"
         if fits:
             lacking[wanting] -= sizes[name]

@@ -97,6 +97,13 @@ def test_runs_are_parted_and_the_record_is_not_dropped():
     assert stretches_of([], CurationRules()) == ()
 
 
+def test_runs_of_two_kinds_that_meet_between_pieces_are_two():
+    rules = CurationRules(unknown_run=3, iupac="part")
+    assert stretches_of([_bytes("AN"), _bytes("RA")], rules) == ((0, 2), (3, 4))
+    assert stretches_of([_bytes("AR"), _bytes("NNA")], rules) == ((0, 1), (2, 5))
+    assert stretches_of([_bytes("AR"), _bytes("N"), _bytes("NNA")], rules) == ((0, 1), (5, 6))
+
+
 def test_ambiguous_codes_become_unknown_in_shards():
     bases, rules = _bytes("ACRykNnU"), CurationRules(iupac="unknown")
     assert replace_ambiguous(bases, rules, DNA).tobytes() == b"ACNnnNnU"

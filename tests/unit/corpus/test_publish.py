@@ -49,7 +49,7 @@ def test_failures_on_the_way_are_tried_again(written, bucket):
 def test_an_interrupted_upload_does_not_look_whole(written, bucket):
     url = f"{bucket.url}/c"
     bucket.trouble.plan("shard-000002.tar", "503*", method="PUT")
-    with pytest.raises(UserError, match=r"shard-000002\.tar could not be had in 3 attempts"):
+    with pytest.raises(UserError, match=r"shard-000002\.tar: no success in 3 attempts"):
         publish(written, url, retry=QUICK)
     assert f"c/{UNFINISHED}" in bucket.objects()
     with pytest.raises(UserError, match=r"train has no index\.json"):

@@ -72,7 +72,7 @@ def test_a_large_object_is_taken_up_where_it_broke_off(stored, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "error", "asked", "part"),
     [
-        ("503*", UnreachableError, 4, "could not be had in 4 attempts (the last: 503"),
+        ("503*", UnreachableError, 4, "no success in 4 attempts (the last: 503"),
         ("403*", UserError, 1, "the store refuses (403"),
         ("404*", MissingError, 1, "does not exist"),
         ("400*", UserError, 1, "400"),
@@ -129,6 +129,13 @@ def test_pauses_double_up_to_the_longest(monkeypatch):
 def test_no_server_at_all():
     with pytest.raises(UnreachableError, match="refused"):
         read_object("http://127.0.0.1:9/x", Retry(attempts=2, first=0.01))
+
+
+@pytest.mark.parametrize("url", ["http://user:word@127.0.0.1/x", "http://127.0.0.1:none/x"])
+def test_a_name_that_is_none_is_not_tried_again(url, monkeypatch):
+    monkeypatch.setattr(remote.time, "sleep", lambda pause: pytest.fail("tried again"))
+    with pytest.raises(UserError, match="mend the name"):
+        read_object(url)
 
 
 def test_names_of_stores():

@@ -237,7 +237,7 @@ def test_an_outage_is_not_blamed_on_a_shard(stored, cache, bucket):
     assert (run.read(0, 10) == PAD).all()
     assert list(corrupt.shards) == [f"{stored}/shard-000000.tar"]
     bucket.trouble.plan("corpus/train", "503*")
-    with pytest.raises(UnreachableError, match=r"shard-000001\.tar could not be had in 3"):
+    with pytest.raises(UnreachableError, match=r"shard-000001\.tar: no success in 3"):
         run.read(150, 160)
     assert len(corrupt.shards) == 1
 

@@ -242,6 +242,21 @@ def test_an_outage_is_not_blamed_on_a_shard(stored, cache, bucket):
     assert len(corrupt.shards) == 1
 
 
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_nothing_left_is_no_corpus(where, local, tmp_path, bucket, cache):
+    broken = tmp_path / "broken"
+    shutil.copytree(local, broken)
+    count = len(list(broken.glob("*.tar")))
+    for number in range(count):
+        damage(broken, "missing", number)
+    source = str(broken) if where == "folder" else bucket.put_folder(broken, "broken")
+    corrupt = CorruptShards("skip")
+    with pytest.raises(UserError, match=f"none of {count} shards is left with data.on_corrupt"):
+        for run in open_runs(ShardSource(source, cache, corrupt)):
+            run.read(0, run.length)
+    assert len(corrupt.shards) == count
+
+
 def test_what_is_refused_or_misspelt_always_stops(stored, cache, bucket):
     run = open_runs(ShardSource(stored, cache, CorruptShards("skip")))[0]
     bucket.trouble.plan("shard-000000.tar", "403*")

@@ -53,7 +53,8 @@ class StoredPiece:
     ) -> None:
         """`offset` in bytes from the start of the shard, `length` in values of `dtype`."""
         self.file, self.dtype = file, dtype
-        self._offset, self._length = offset, length
+        self._offset, self._length, self._size = offset, length, dtype.itemsize
+        self._plain = dtype == np.uint8
         self._instead = AbsentPiece(offset, length, dtype, bases)
 
     @property
@@ -65,10 +66,10 @@ class StoredPiece:
         return self._length
 
     def __getitem__(self, span: slice) -> Values:
+        """Values [start, stop): both are given, and 0 ≤ start ≤ stop ≤ length."""
         content = self.file.content
         if content is None:
             return self._instead[span]
-        start, stop, _ = span.indices(self._length)
-        size = self.dtype.itemsize
-        begin = self._offset + start * size
-        return content[begin : begin + max(0, stop - start) * size].view(self.dtype)
+        size, offset = self._size, self._offset
+        found = content[offset + span.start * size : offset + span.stop * size]
+        return found if self._plain else found.view(self.dtype)

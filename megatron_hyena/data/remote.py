@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from megatron_hyena.data.remote_errors import (
-    MissingError,
     ShortError,
     UnreachableError,
     given_up,
@@ -117,14 +116,6 @@ def read_range(url: str, begin: int, end: int, retry: Retry | None = None) -> It
         if failures >= retry.attempts or status_of(error) == 416:
             raise given_up(final, url, failures, reason) from error
         retry.wait(url, failures, reason)
-
-
-def exists(url: str, retry: Retry | None = None) -> bool:
-    """Whether the s3:// store has this object."""
-    try:
-        return bool(_retried(lambda: _s3().info(url), url, retry or Retry()))
-    except MissingError:
-        return False
 
 
 def find(pattern: str, retry: Retry | None = None) -> list[tuple[str, bool]]:

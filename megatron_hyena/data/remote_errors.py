@@ -33,7 +33,7 @@ def given_up(kind: type[UserError], url: str, attempts: int, reason: str) -> Use
         if kind is ShortError
         else "check the store and the network, then start the same command again"
     )
-    return kind(f"{url} could not be had in {times} (the last: {reason}); {advice}")
+    return kind(f"{url}: no success in {times} (the last: {reason}); {advice}")
 
 
 def raise_lasting(error: Exception, url: str) -> None:
@@ -44,7 +44,7 @@ def raise_lasting(error: Exception, url: str) -> None:
     if status in _PASSING:
         return
     if status in (404, 410) or isinstance(error, FileNotFoundError):
-        raise MissingError(f"{url} does not exist; check the name, or write it there") from error
+        raise MissingError(f"{url} does not exist ({reason_of(error)}); check the name") from error
     if status in (401, 403) or isinstance(error, PermissionError):
         raise UserError(
             f"{url}: the store refuses ({reason_of(error)}); check the name and the credentials, "
@@ -74,8 +74,8 @@ def _inner(error: BaseException) -> BaseException:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether settings are wrong: certificates, credentials, names of endpoints."""
-    if isinstance(_inner(error), ssl.SSLCertVerificationError):
+    """Whether settings are wrong: names, certificates, credentials, endpoints."""
+    if isinstance(_inner(error), ssl.SSLCertVerificationError | http.client.InvalidURL):
         return True
     known = sys.modules.get("botocore.exceptions")
     return known is not None and isinstance(error, known.BotoCoreError) and not _is_passing(error)

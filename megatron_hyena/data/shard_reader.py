@@ -125,8 +125,9 @@ def open_runs(source: Path | str, *, verify: bool = True) -> list[Run]:
     its index and is not to be left out.
     """
     source = source if isinstance(source, ShardSource) else ShardSource(source)
-    runs: list[Run] = []
-    for found in resolve(source):
+    runs, resolved = list[Run](), resolve(source)
+    source.corrupt.total += sum(len(found.shards) for found in resolved)
+    for found in resolved:
         kind = _type_of(found.folder, found.index)
         located = [
             piece for shard in found.shards for piece in _pieces(found, shard, source, verify)

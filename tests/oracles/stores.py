@@ -94,11 +94,13 @@ class Trouble(_Server):
 
     `plan(part, "503", "cut", …)` troubles the next requests whose path has `part`, one kind each,
     in order: a status, `cut` (half of the body, then the connection breaks), `short` (half of
-    the body, told as the whole), `flip` (a byte in the middle differs) or `refuse` (the connection
-    closes without an answer). A kind ending in `*` stays for good.
+    the body, told as the whole), `flip` (a byte in the middle differs), `refuse` (the connection
+    closes without an answer), `hang` (the same after a while) or nothing. A kind that ends in `*`
+    stays for good.
     """
 
     def __init__(self, port: int) -> None:
+        self.behind = port
         self.asked: list[str] = []
         self._plans: dict[str, list[str]] = {}
         self._lock = threading.Lock()
@@ -125,6 +127,36 @@ class Trouble(_Server):
         return ""
 
 
+class Bucket:
+    """A bucket of the store behind a proxy, filled and looked into by boto3, without retries."""
+
+    def __init__(self, name: str, trouble: Trouble) -> None:
+        import boto3
+
+        self.url, self.trouble, self._name = f"s3://{name}", trouble, name
+        self._client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{trouble.behind}")
+        self._client.create_bucket(Bucket=name)
+
+    def put(self, key: str, body: bytes) -> str:
+        """The URL of a new object, which everybody may read."""
+        self._client.put_object(Bucket=self._name, Key=key, Body=body, ACL="public-read")
+        return f"{self.url}/{key}"
+
+    def put_folder(self, folder: Path, prefix: str) -> str:
+        """The URL of a folder whose files were put there."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+        return f"{self.url}/{prefix}"
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in it, by key."""
+        listed = self._client.list_objects_v2(Bucket=self._name).get("Contents", [])
+        keys = [one["Key"] for one in listed]
+        assert len(keys) < 1000
+        read = self._client.get_object
+        return {key: read(Bucket=self._name, Key=key)["Body"].read() for key in keys}
+
+
 class _Proxy(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -138,7 +170,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kind = self.trouble.next(self.command, self.path)
-        if kind == "refuse":
+        if kind == "hang":
+            time.sleep(1)
+        if kind in ("refuse", "hang"):
             self.close_connection = True
         elif kind.isdigit():
             self._answer(int(kind), [], b"")

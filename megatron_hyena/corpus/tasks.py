@@ -119,7 +119,7 @@ def run_tasks(
                 execute(root, task, progress)
         return
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["megatron_hyena.corpus.build", "zarr"])
     workers = min(jobs, len(waiting))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         futures = {pool.submit(_execute_chain, root, chain): chain for chain in waiting}

@@ -111,8 +111,13 @@ def survey(
     """The record of every contig of `store`, in order; memory does not grow with the contigs.
 
     `sketch=None` makes no sketches, and needs no library for them. `progress` is told the bases of
-    each contig.
+    each contig. Raises UserError for a sample's name that is empty or holds a slash.
     """
+    if not sample or "/" in sample:
+        raise UserError(
+            f"a sample is named {sample!r}; give it a name without '/', "
+            "which parts it from its contigs' names"
+        )
     records = []
     for contig in store.contigs:
         records.append(_record(store, contig, (sample, taxon), rules, sketch))

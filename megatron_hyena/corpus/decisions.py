@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from megatron_hyena.corpus.curation import CurationRules
 from megatron_hyena.corpus.duplicates import Duplicates, exact_duplicates, near_duplicates
+from megatron_hyena.corpus.homology import check_sketches
 from megatron_hyena.corpus.records import Decision, Record
 from megatron_hyena.errors import UserError
 
@@ -22,9 +23,12 @@ _RANK = re.compile("^[a-z]{1,2}__")
 def decide(records: Sequence[Record], rules: CurationRules) -> list[Decision]:
     """A decision for each record, in their order; which is kept depends on no order.
 
-    Raises UserError for two records of one name, and for an excluded taxon that no record has.
+    Raises UserError for two records of one name, for an excluded taxon that no record has, and
+    where near duplicates are asked for and no record has a sketch.
     """
     _check_names(records)
+    if rules.near_duplicates > 0:
+        check_sketches(records, "near duplicates")
     reasons = {i: EXCLUDED for i in excluded(records, rules.exclude_taxa)}
     for i, record in enumerate(records):
         if not record.stretches:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from megatron_hyena.corpus.records import Hashes, Record
 from megatron_hyena.corpus.sketch import k_of, least_shared, shared
+from megatron_hyena.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -81,6 +82,20 @@ def similar_pairs(records: Sequence[Record], wanted: float) -> Iterator[tuple[in
             for j in others[larger].tolist():
                 if index.shared(i, j) >= least:
                     yield i, j
+
+
+def check_sketches(records: Sequence[Record], purpose: str) -> None:
+    """Raise UserError where there are records, and none has a hash to be compared by."""
+    if records and not any(len(record.sketch) for record in records):
+        raise UserError(
+            f"none of the {len(records)} records has a hash, and {purpose} compare hashes; make "
+            "the records with sketches, of more k-mers (a smaller scaled) if they are short"
+        )
+
+
+def unsketched(records: Sequence[Record]) -> int:
+    """How many records have no hash, as short ones may: they are found similar to none."""
+    return sum(not len(record.sketch) for record in records)
 
 
 class Groups:

@@ -79,6 +79,14 @@ def sampled(kmers: Hashes, scaled: int) -> Hashes:
     return kmers[(mixed ^ mixed >> np.uint64(31)) < np.uint64(2**64 // scaled)]
 
 
+def distinct(values: Hashes) -> Hashes:
+    """uint64 [n] -> [m], sorted, each once. By sorting: NumPy's own hashes, twenty times slower."""
+    ordered = np.sort(values)
+    new = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
+
+
 class Distinct:
     """Distinct numbers, gathered a piece at a time."""
 
@@ -96,6 +104,6 @@ class Distinct:
 
     def values(self) -> Hashes:
         """uint64 [m]: all that were added, sorted, each once."""
-        self._sorted = np.unique(np.concatenate([self._sorted, *self._new]))
+        self._sorted = distinct(np.concatenate([self._sorted, *self._new]))
         self._new, self._waiting = [], 0
         return self._sorted

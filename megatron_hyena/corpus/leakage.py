@@ -25,8 +25,8 @@ from megatron_hyena.data.alphabet import Bases
 
 EXACT_BASES = 1 << 25
 """Up to so many bases every k-mer is counted: 8 bytes of memory each, and as much for sorting."""
-_PIECE = 1 << 18
-"""Bases that are worked on at a time."""
+_PIECE = 1 << 15
+"""Bases that are worked on at a time: their k-mers stay in the processor's cache."""
 
 Read = Callable[[str, int, int], Bases]
 """(SAMPLE/CONTIG, start, end) → uint8 [end - start]."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_hyena.corpus.kmers import distinct
 from megatron_hyena.corpus.records import Hashes
 from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.errors import UserError
@@ -94,7 +95,7 @@ class Sketcher:
     def hashes(self) -> Hashes:
         """uint64 [m], sorted, each once: of all that was added."""
         self._empty()
-        return np.unique(np.concatenate(self._parts))
+        return distinct(np.concatenate(self._parts))
 
     def _empty(self) -> None:
         self._parts.append(np.fromiter(self._minhash.hashes, dtype=np.uint64))

@@ -97,6 +97,13 @@ def test_runs_are_parted_and_the_record_is_not_dropped():
     assert stretches_of([], CurationRules()) == ()
 
 
+def test_runs_of_two_kinds_that_meet_between_pieces_are_two():
+    rules = CurationRules(unknown_run=3, iupac="part")
+    assert stretches_of([_bytes("AN"), _bytes("RA")], rules) == ((0, 2), (3, 4))
+    assert stretches_of([_bytes("AR"), _bytes("NNA")], rules) == ((0, 1), (2, 5))
+    assert stretches_of([_bytes("AR"), _bytes("N"), _bytes("NNA")], rules) == ((0, 1), (5, 6))
+
+
 def test_ambiguous_codes_become_unknown_in_shards():
     bases, rules = _bytes("ACRykNnU"), CurationRules(iupac="unknown")
     assert replace_ambiguous(bases, rules, DNA).tobytes() == b"ACNnnNnU"
@@ -176,6 +183,9 @@ def test_survey_of_a_store(tmp_path, small_pieces):
     assert np.array_equal(one.sketch, whole.hashes())
     assert (two.stretches, two.counts, two.length, len(two.sketch)) == ((), Counts(), 5, 0)
     assert seen == [730, 5]
+    for name in ("", "a/b"):
+        with pytest.raises(UserError, match=f"a sample is named '{name}'; give it a name without"):
+            survey(store, name)
     bare = survey(store, "s", "t", rules, sketch=None)
     assert [len(record.sketch) for record in bare] == [0, 0]
     assert [record.sha256 for record in bare] == [one.sha256, two.sha256]

@@ -161,6 +161,12 @@ def test_taxa_are_found_at_any_level_and_whatever_the_case():
         excluded([record("a/b")], ["Viruses"])
 
 
+def test_near_duplicates_need_sketches():
+    records = [record("a/b"), record("a/c")]
+    with pytest.raises(UserError, match="none of the 2 records has a hash, and near duplicates"):
+        decide(records, CurationRules(near_duplicates=0.9))
+
+
 def test_two_records_of_one_name():
     with pytest.raises(UserError, match="two records are named a/b; rename"):
         decide([record("a/b"), record("a/b")], CurationRules())

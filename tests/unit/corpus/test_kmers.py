@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_hyena.corpus import kmers
-from megatron_hyena.corpus.kmers import Distinct, codes, sampled
+from megatron_hyena.corpus.kmers import Distinct, codes, distinct, sampled
 from megatron_hyena.data.alphabet import SequenceType
 
 _CASES = {
@@ -76,3 +76,8 @@ def test_distinct_numbers(monkeypatch, merged):
     expected = sorted(set(np.concatenate(pieces).tolist()))
     assert gathered.values().tolist() == expected
     assert gathered.values().tolist() == expected
+
+
+@given(values=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=30))
+def test_each_once(values):
+    assert distinct(np.array(values, dtype=np.uint64)).tolist() == sorted(set(values))

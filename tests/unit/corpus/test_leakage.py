@@ -206,7 +206,7 @@ def test_two_strains_never_end_in_different_splits(strains):
         assert splits[:16] == splits[24:][::-1]
         assert set(splits) == {"train", "valid", "test"}
         report = of_sketches(renamed, naive, chosen)
-        assert max(_in_train(report.before)) > 0.3, seed
+        assert max(_in_train(report.before)) > 0.1, seed
         assert max(_in_train(report.after)) < 0.001
     rules = SplitRules("cluster", 0.2, 0.2)
     chosen, naive = split_records(together, rules), naive_splitting(together, rules)

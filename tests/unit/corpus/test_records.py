@@ -48,7 +48,7 @@ _RECORDS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(records=_RECORDS)
 def test_round_trip_and_equal_bytes(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("records")

@@ -6,9 +6,10 @@ import random
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from megatron_hyena.corpus.homology import unsketched
 from megatron_hyena.corpus.records import Counts
 from megatron_hyena.corpus.splits import Stretch, split_contigs
 from megatron_hyena.corpus.splitting import (
@@ -50,6 +51,7 @@ _SIZES = st.lists(st.integers(1, 60), min_size=12, max_size=40)
 @given(data=st.data(), seed=st.integers(0, 50), wanted=st.sampled_from([0.8, 0.9, 0.97]))
 def test_no_two_splits_hold_similar_records(data, seed, wanted):
     sets = data.draw(st.lists(st.sets(st.integers(0, 60), max_size=4), min_size=14, max_size=30))
+    assume(any(sets))
     records = _corpus([10 + len(s) for s in sets], sets)
     rules = SplitRules(
         "cluster", 0.15, 0.15, cluster_similarity=wanted, taxa_together=False, seed=seed
@@ -183,6 +185,15 @@ def test_taxa_stay_together():
         split_records(nameless, rules)
     with pytest.raises(UserError, match="which splits with taxa_together need"):
         split_records(nameless, SplitRules("cluster", 0.2, 0.2, taxa_together=True))
+
+
+def test_clusters_need_sketches():
+    records = _corpus([10] * 30)
+    with pytest.raises(UserError, match="none of the 30 records has a hash, and splits by cluster"):
+        split_records(records, SplitRules("cluster"))
+    one = [*records, record("z/z", {1}, 10)]
+    assert len(split_records(one, SplitRules("cluster")).groups) == 31
+    assert unsketched(one) == 30
 
 
 @pytest.mark.parametrize(

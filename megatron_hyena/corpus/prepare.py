@@ -179,7 +179,8 @@ def _write_bases(
     """Stream the records into `bases`, alignments into `tracks/conservation`; write `offsets`."""
     contigs, conservation = _Contigs(kind), None
     with ExitStack() as stack:
-        bases = stack.enter_context(Appender(create_array(group, "bases", "uint8", 0)))
+        array = create_array(group, "bases", "uint8", 0, dense=True)
+        bases = stack.enter_context(Appender(array))
         if sources.has_alignment:
             array = create_array(group.require_group("tracks"), CONSERVATION, "float32", 0)
             conservation = _Conservation(stack.enter_context(Appender(array)))

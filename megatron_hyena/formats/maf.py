@@ -162,14 +162,22 @@ def _scratch(folder: Path) -> int:
 
 
 def _blocks(path: Path, digest: Digest | None) -> Iterator[list[_Row]]:
-    """The rows of each block, one at least."""
+    """The rows of each block, one at least: those between two `a` lines."""
     rows: list[_Row] = []
+    begun = False
     for number, line in enumerate(read_lines(path, _LONGEST_ROW, digest), start=1):
         kind = line[:2].rstrip()
-        if kind == "s":
+        if kind == "s" and begun:
             rows.append(_row(path, number, line))
-        elif kind in ("a", "") and rows:
-            yield rows
+        elif kind == "s":
+            raise UserError(
+                f"{path}: line {number} is a row of no block, for no 'a' line stands before it; "
+                "fetch the file again"
+            )
+        elif kind == "a":
+            begun = True
+            if rows:
+                yield rows
             rows = []
         elif kind and kind[0] not in "aieq#" and not line.startswith("track"):
             raise UserError(

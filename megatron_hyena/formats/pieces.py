@@ -10,7 +10,7 @@ import numpy as np
 from megatron_hyena.data.alphabet import AMINO_ACIDS, Bases, SequenceType
 from megatron_hyena.errors import UserError
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 """Bytes that readers take at once: few enough for the processor's cache, many enough for numpy."""
 
 _PLAIN = b"ACGTN"

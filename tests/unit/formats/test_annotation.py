@@ -207,7 +207,7 @@ def test_names_that_do_not_match(tmp_path):
         ("chr\tx\tCDS\t9\t3\t.\t+\t0\tID=q\n", "row 1: CDS 'q' ends before it starts"),
         (
             "LOCUS       chr 9 bp DNA\nFEATURES \n     CDS             1..5\n",
-            "fetch the file again",
+            "record 'chr' has no '//' line",
         ),
         ("LOCUS       chr 9 bp DNA\nORIGIN\n", "no '//' line"),
         (

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.config.merging import merging_multiple
+from megatron_hyena.data.corrupt import CorruptShards
 from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
 from megatron_hyena.data.packing import PackedStream
+from megatron_hyena.data.shard_cache import ShardCache
+from megatron_hyena.data.sources import ShardSource
 from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
 
@@ -26,10 +29,12 @@ class Data:
 
     train: TrainingStream
     valid: ChosenWindows | None
+    corrupt: CorruptShards
+    """What this rank met of shards of `data.train` that are left out."""
 
 
 def open_data(config: Config) -> Data:
-    """Open the shards; their checksums are verified.
+    """Open the shards; their checksums are verified, of a store's when they are fetched.
 
     `data.pack` chooses the order of training only: validation keeps windows of one run each.
     Packed documents begin where merged stages can have them begin.
@@ -40,8 +45,10 @@ def open_data(config: Config) -> Data:
     kind: Callable[..., TrainingStream] = WindowStream
     if config.data.pack:
         kind = partial(PackedStream, align=merging_multiple(config.model))
+    cache = ShardCache(config.data.cache_dir, config.data.cache_gigabytes)
+    corrupt = CorruptShards(config.data.on_corrupt)
     stream = kind(
-        config.data.train,
+        ShardSource(config.data.train, cache, corrupt),
         config.data.sequence_length,
         config.run.seed,
         augment_reverse_complement=config.data.reverse_complement,
@@ -49,11 +56,14 @@ def open_data(config: Config) -> Data:
     )
     stream.check_global_batch(config.train.global_batch_size)
     if not config.data.valid:
-        return Data(stream, None)
+        return Data(stream, None, corrupt)
     windows = SequentialWindows(
-        config.data.valid, config.data.sequence_length, context=1, tracks=config.data.tracks
+        ShardSource(config.data.valid, cache),
+        config.data.sequence_length,
+        context=1,
+        tracks=config.data.tracks,
     )
-    return Data(stream, ChosenWindows(windows, config.train.valid_sequences))
+    return Data(stream, ChosenWindows(windows, config.train.valid_sequences), corrupt)
 
 
 def masking_of(config: Config, purpose: int) -> Masking | None:

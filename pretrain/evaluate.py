@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from megatron_hyena.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -55,7 +57,9 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import check_causal, read_manifest, resolve_checkpoint
     from megatron_hyena.config.merging import stage_shapes
+    from megatron_hyena.data.shard_cache import ShardCache
     from megatron_hyena.data.shard_reader import open_runs
+    from megatron_hyena.data.sources import ShardSource
     from megatron_hyena.data.windows import SequentialWindows
     from megatron_hyena.evaluation.markov import markov_table
     from megatron_hyena.evaluation.report import EvaluationReport, write_report
@@ -68,7 +72,12 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     keep_freed_memory()
     model, checkpoint = load_dense(arguments.run)
     config = read_manifest(checkpoint).run
-    source = {name: _split(name, arguments, config) for name in ("train", "valid", "test")}
+    settings = config["data"]
+    cache = ShardCache(settings.get("cache_dir"), settings.get("cache_gigabytes", 0.0))
+    source = {
+        name: ShardSource(_split(name, arguments, config), cache)
+        for name in ("train", "valid", "test")
+    }
     length = arguments.length or config["data"]["sequence_length"]
     windows = SequentialWindows(
         source["test"],
@@ -102,7 +111,7 @@ def _split(name: str, arguments: argparse.Namespace, config: dict[str, Any]) -> 
     return str(path)
 
 
-def _check_nucleic(source: dict[str, str], opened: dict[str, list[Run]]) -> None:
+def _check_nucleic(source: Mapping[str, str], opened: dict[str, list[Run]]) -> None:
     """Refuse what has no Markov baseline: they are of four letters."""
     for name, runs in opened.items():
         strange = [run for run in runs if not run.type.is_nucleic]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
+
+from tests.oracles.stores import CREDENTIALS, Bucket, Trouble, s3_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,3 +24,24 @@ def own_filter_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "HYENA_FILTERS", list(names.HYENA_FILTERS))
     monkeypatch.setattr(filters, "HYENA_FILTERS", names.HYENA_FILTERS)
     monkeypatch.setattr(filters, "_CLASSES", dict(filters._CLASSES))
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
+    """An S3 store in a process of its own, behind a proxy that makes trouble when told to."""
+    log = tmp_path_factory.mktemp("store") / "log"
+    with s3_process(log) as port, Trouble(port) as trouble:
+        yield trouble
+
+
+_BUCKETS = count()
+
+
+@pytest.fixture
+def bucket(object_store: Trouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A fresh bucket, which programs find by the standard variables."""
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": object_store.url}.items():
+        monkeypatch.setenv(name, value)
+    object_store.clear()
+    yield Bucket(f"bucket-{next(_BUCKETS)}", object_store)
+    object_store.clear()

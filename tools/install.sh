@@ -47,6 +47,6 @@ echo "environment: .venv on $("$python" --version)"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DS_BUILD_OPS=0
 # By name and first, so that nothing below chooses another build of it.
 .venv/bin/python -m pip install "${TORCH:-torch==2.13.0}"
-.venv/bin/python -m pip install -e ".[train,data,export,dev]"
+.venv/bin/python -m pip install -e ".[train,data,remote,export,dev]"
 touch .venv/.installed
 echo "installed"

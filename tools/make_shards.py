@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from tqdm import tqdm
 
+    from megatron_hyena.corpus.publish import destination
     from megatron_hyena.corpus.shards import ShardSettings, write_shards
     from megatron_hyena.corpus.splits import SplitRule, default_gap
     from megatron_hyena.data.store import GenomeStore
@@ -37,10 +38,13 @@ def main(argv: list[str] | None = None) -> int:
             features=arguments.features,
             tracks=tuple(arguments.track),
         )
-        with tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar:
+        with (
+            destination(arguments.output, overwrite=arguments.overwrite) as folder,
+            tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar,
+        ):
             indices = write_shards(
                 store,
-                arguments.output,
+                folder,
                 settings,
                 overwrite=arguments.overwrite,
                 progress=bar.update,
@@ -59,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--store", type=Path, required=True, help="genome.zarr of prepare_genome")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the splits' folders")
+    parser.add_argument(
+        "--output", required=True, help="folder of the splits' folders, or s3://bucket/prefix"
+    )
     parser.add_argument(
         "--valid-fraction", type=float, default=0.05, help="part of each contig for validation"
     )
@@ -89,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(indices: dict[str, ShardIndex], total: int, output: Path) -> None:
+def _report(indices: dict[str, ShardIndex], total: int, output: str) -> None:
     """Print what each split holds."""
     from megatron_hyena.data.alphabet import SequenceType
 

@@ -104,7 +104,8 @@ class DataSection:
 
     train: str = "corpus/shards/train"
     """Folder of shards, or a glob of such folders, to train on; several, parted by commas, are
-    mixed in proportion to their size: `dna/shards/train,proteins/shards/train`."""
+    mixed in proportion to their size: `dna/shards/train,proteins/shards/train`. `s3://…`, `http://…`
+    and `https://…` name folders of a store."""
     valid: str = ""
     """Folders of shards to validate on; empty for none."""
     test: str = ""
@@ -127,6 +128,16 @@ class DataSection:
     80 % are hidden, 10 % replaced by a base drawn from the window, 10 % shown as they are."""
     mask_span: int = 1
     """Neighbouring bases that are chosen together."""
+    cache_dir: str = ""
+    """Where shards of a store are kept, best on a disk of the machine itself; empty for
+    `megatron-hyena/shards` in the user's cache directory (`$XDG_CACHE_HOME`, or `~/.cache`)."""
+    cache_gigabytes: float = 0.0
+    """10⁹ bytes of shards to keep there at most, besides what is being fetched; those used longest
+    ago go first. 0 for no bound."""
+    on_corrupt: str = "stop"
+    """What a shard of `data.train` does that differs from its index or cannot be had: `stop` ends
+    the run with its name, `skip` goes on, shows its bases as padding, which no loss counts, and
+    counts them in `summary.json`."""
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
@@ -135,6 +146,11 @@ class DataSection:
             f"data.mask_fraction={self.mask_fraction} is not in (0, 1)",
         )
         require(self.mask_span >= 1, "data.mask_span must be 1 or more")
+        require(self.cache_gigabytes >= 0, "data.cache_gigabytes must be 0 (no bound) or more")
+        require(
+            self.on_corrupt in ("stop", "skip"),
+            f"data.on_corrupt={self.on_corrupt!r} is unknown; use stop or skip",
+        )
         twice = [name for name in self.tracks if self.tracks.count(name) > 1]
         require(not twice, f"data.tracks names {''.join(twice[:1])!r} twice; keep one")
 

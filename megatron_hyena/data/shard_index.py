@@ -73,18 +73,23 @@ class ShardIndex:
 
     @classmethod
     def read(cls, folder: Path) -> ShardIndex:
-        """Read `folder`'s index. Raises UserError where it is missing or damaged.
-
-        One of an older version, without a digest, is taken as it is.
-        """
+        """Read `folder`'s index. Raises UserError where it is missing or damaged."""
         path = folder / INDEX_FILE
         if not path.is_file():
             raise UserError(
                 f"{folder} has no {INDEX_FILE}; name a folder of one split, such as "
                 "corpus/shards/train, that tools.make_shards wrote"
             )
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, path: str) -> ShardIndex:
+        """The index that `path` holds. Raises UserError where it is damaged.
+
+        One of an older version, without a digest, is taken as it is.
+        """
         try:
-            content = unseal(path.read_bytes(), required=False)
+            content = unseal(text, required=False)
             found = (content.pop("format"), content.pop("format_version"))
             shards = tuple(
                 Shard(**{**shard, "samples": tuple(Sample(**s) for s in shard["samples"])})

@@ -1,18 +1,27 @@
-"""Shards opened through their index: the pieces joined to runs, read by memory map."""
+"""Shards opened through their index: the pieces joined to runs, read by memory map.
+
+Shards of a folder are checked and mapped when they are opened; those of a store are fetched and
+mapped when they are first read (see `shard_cache`).
+"""
 
 from __future__ import annotations
 
-import glob
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.data.atomic import sha256_of
+from megatron_hyena.data.corrupt import CorruptShards
+from megatron_hyena.data.pieces import AbsentPiece, Piece, StoredPiece
+from megatron_hyena.data.shard_cache import ShardFile
 from megatron_hyena.data.shard_index import INDEX_FILE, Sample, Shard, ShardIndex
+from megatron_hyena.data.sources import Found, ShardSource, resolve
 from megatron_hyena.data.tracks import DTYPES, Values, unknown_values
 from megatron_hyena.errors import UserError
 
@@ -24,20 +33,29 @@ class Run:
     contig: str
     start: int
     length: int
-    pieces: tuple[Bases, ...]
-    """Memory-mapped payloads, in order."""
+    pieces: tuple[Piece, ...]
+    """Payloads in order: memory maps, or what stands for those of a store's shards."""
     begins: tuple[int, ...]
     """Where each piece begins, in bases from the run's start."""
     type: SequenceType = SequenceType.DNA
     """What the contig is made of."""
-    tracks: Mapping[str, tuple[Values, ...]] = field(default_factory=dict)
-    """The values of each track, memory-mapped, in pieces like the bases."""
-    folder: Path = Path()
+    tracks: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+    """The values of each track, in pieces like the bases."""
+    folder: Path | str = ""
     """Where its shards lie."""
+    corrupt: CorruptShards | None = None
+    """Counts the reads that meet shards which are left out."""
 
     def read(self, start: int, end: int) -> Bases:
-        """A copy of bases [start, end) of the run, uint8 [end - start]."""
-        return self._joined(self.pieces, start, end)
+        """A copy of bases [start, end) of the run, uint8 [end - start].
+
+        What lies in a shard that is left out (see `CorruptShards`) is PAD, and counted. Raises
+        UserError where a shard of a store cannot be had and is not to be left out.
+        """
+        bases = self._joined(self.pieces, start, end)
+        if self.corrupt is not None and self.corrupt.shards:
+            self.corrupt.count(self._absent(start, end))
+        return bases
 
     def read_track(self, name: str, start: int, end: int) -> Values:
         """A copy of the values [end - start] of a track; NaN where the run lacks the track."""
@@ -45,114 +63,126 @@ class Run:
             return unknown_values(DTYPES["float32"], end - start)
         return self._joined(self.tracks[name], start, end)
 
-    def _joined(self, pieces: Sequence[Values], start: int, end: int) -> Values:
+    def prefetch(self, start: int, end: int) -> None:
+        """Have the shards under bases [start, end) fetched soon; nothing for those of a folder.
+
+        Returns at once; what fails is raised where it is read.
+        """
+        for piece, _ in self._under(start, end):
+            if isinstance(piece, StoredPiece):
+                piece.file.want()
+
+    def _joined(self, pieces: Sequence[Piece], start: int, end: int) -> Values:
         if not 0 <= start <= end <= self.length:
             raise ValueError(f"[{start}, {end}) is not within a run of {self.length} bases")
-        parts = [pieces[0][:0]]
+        parts = []
         number = bisect_right(self.begins, start) - 1
         while start < end:
             piece, begin = pieces[number], self.begins[number]
             stop = min(end, begin + len(piece))
             parts.append(piece[start - begin : stop - begin])
             start, number = stop, number + 1
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.empty(0, dtype=pieces[0].dtype)
+
+    def _under(self, start: int, end: int) -> Iterator[tuple[Piece, int]]:
+        """Each piece under bases [start, end), and how many of them it has."""
+        number = bisect_right(self.begins, start) - 1
+        while start < end:
+            piece, begin = self.pieces[number], self.begins[number]
+            stop = min(end, begin + len(piece))
+            yield piece, stop - start
+            start, number = stop, number + 1
+
+    def _absent(self, start: int, end: int) -> int:
+        """How many of bases [start, end) lie in shards that are left out."""
+        under = self._under(start, end)
+        return sum(count for piece, count in under if getattr(piece, "absent", False))
 
 
 def open_runs(source: Path | str, *, verify: bool = True) -> list[Run]:
     """The runs of a folder of shards, or of a glob of folders or tar files, in order.
 
-    Several of them may be given, parted by commas, such as a folder of DNA and one of protein.
-    `verify` reads every shard once and compares its SHA-256 with the index; sizes are always
-    compared. Raises UserError where nothing matches, an index or a shard is missing, or a shard
-    differs from its index.
+    Several of them may be given, parted by commas, such as a folder of DNA and one of protein; a
+    `ShardSource` tells besides how shards of a store are kept and what becomes of damaged ones.
+    `verify` reads every shard of a folder once and compares its SHA-256 with the index (those of a
+    store are compared when they are fetched); sizes are always compared.
+
+    Raises UserError where nothing matches, an index or a shard is missing, or a shard differs from
+    its index and is not to be left out.
     """
+    source = source if isinstance(source, ShardSource) else ShardSource(source)
     runs: list[Run] = []
-    for folder, index, shards in _resolve(source):
-        kind = _type_of(folder, index)
+    for found in resolve(source):
+        kind = _type_of(found.folder, found.index)
         located = [
-            piece
-            for shard in shards
-            for piece in _pieces(folder / shard.file, index, shard, verify)
+            piece for shard in found.shards for piece in _pieces(found, shard, source, verify)
         ]
-        runs += [_run(folder, kind, group) for group in _abutting(located)]
+        runs += [_run(found.folder, kind, group, source.corrupt) for group in _abutting(located)]
     return runs
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A sample and its memory maps."""
+    """A sample and where its payloads are read."""
 
     sample: Sample
-    bases: Bases
-    tracks: dict[str, Values]
+    bases: Piece
+    tracks: dict[str, Piece]
 
 
-_Found = tuple[Path, ShardIndex, tuple[Shard, ...]]
-"""A folder, its index, and those of its shards that are asked for."""
-
-
-def _resolve(source: Path | str) -> list[_Found]:
-    """What `source` names: one folder or glob, or several parted by commas."""
-    if Path(source).exists() or "," not in str(source):
-        return _resolve_one(str(source))
-    names = [name.strip() for name in str(source).split(",")]
-    if "" in names:
-        raise UserError(f"{str(source)!r} names a folder of shards too few; mind its commas")
-    found = [one for name in names for one in _resolve_one(name)]
-    folders = [folder.resolve() for folder, _, _ in found]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UserError(f"{source} names {twice[0]} twice; keep one")
-    return found
-
-
-def _resolve_one(pattern: str) -> list[_Found]:
-    """Folders and, of each, the shards that a folder's name or a glob names."""
-    if Path(pattern).is_dir():
-        return [_select(Path(pattern), None)]
-    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-    if not matches:
-        raise UserError(
-            f"{pattern} matches no shards; name a folder that tools.make_shards wrote, or a glob"
-        )
-    chosen: dict[Path, set[str] | None] = {}
-    for match in matches:
-        if match.is_dir():
-            chosen[match] = None
-        elif match.name != INDEX_FILE:
-            files = chosen.setdefault(match.parent, set())
-            if files is not None:
-                files.add(match.name)
-    return [_select(folder, files) for folder, files in chosen.items()]
-
-
-def _select(folder: Path, files: set[str] | None) -> _Found:
-    """The shards of `folder`, all or those named."""
-    index = ShardIndex.read(folder)
-    if files is None:
-        return folder, index, index.shards
-    if strangers := files - {shard.file for shard in index.shards}:
-        raise UserError(
-            f"{folder / min(strangers)} is not in the folder's {INDEX_FILE}; narrow the glob "
-            "or run tools.make_shards again"
-        )
-    return folder, index, tuple(shard for shard in index.shards if shard.file in files)
-
-
-def _type_of(folder: Path, index: ShardIndex) -> SequenceType:
+def _type_of(folder: str, index: ShardIndex) -> SequenceType:
     """The sequence type that the index names, whose track types are checked too."""
     if strange := [kind for kind in index.tracks.values() if kind not in DTYPES]:
         raise UserError(
-            f"{folder / INDEX_FILE} has a track of {strange[0]!r}, not {', '.join(DTYPES)}; run "
+            f"{folder}/{INDEX_FILE} has a track of {strange[0]!r}, not {', '.join(DTYPES)}; run "
             "tools.make_shards again"
         )
     try:
         return SequenceType.named(index.type)
     except UserError as error:
-        raise UserError(f"{folder / INDEX_FILE}: {error}; run tools.make_shards again") from error
+        raise UserError(f"{folder}/{INDEX_FILE}: {error}; run tools.make_shards again") from error
 
 
-def _pieces(path: Path, index: ShardIndex, shard: Shard, verify: bool) -> list[_Piece]:
-    """Check one shard against its index and map its payloads."""
+_Payload = Callable[[int, int, "np.dtype[Any]", bool], Piece]
+"""(offset in the shard, number of values, their dtype, whether they are bases) → their piece."""
+
+
+def _pieces(found: Found, shard: Shard, source: ShardSource, verify: bool) -> list[_Piece]:
+    """The samples of one shard."""
+    payload = _payload(found, shard, source, verify)
+    pieces = []
+    for sample in shard.samples:
+        length = sample.end - sample.start
+        bases = payload(sample.offset, length, np.dtype(np.uint8), True)
+        tracks = {
+            name: payload(sample.tracks[name], length, DTYPES[kind], False)
+            for name, kind in found.index.tracks.items()
+        }
+        pieces.append(_Piece(sample, bases, tracks))
+    return pieces
+
+
+def _payload(found: Found, shard: Shard, source: ShardSource, verify: bool) -> _Payload:
+    """How a shard's payloads are read: mapped, to be fetched, or left out."""
+    where = f"{found.folder}/{shard.file}"
+    if found.remote:
+        file = ShardFile(where, shard, source.cache, source.corrupt, verify=verify)
+        return partial(StoredPiece, file)
+    try:
+        _check(Path(where), shard, verify)
+    except UserError as error:
+        source.corrupt.meet(where, error)
+        return AbsentPiece
+    content = np.memmap(where, dtype=np.uint8, mode="r").view(np.ndarray)
+
+    def mapped(offset: int, length: int, dtype: np.dtype[Any], is_bases: bool) -> Piece:
+        return content[offset : offset + length * dtype.itemsize].view(dtype)
+
+    return mapped
+
+
+def _check(path: Path, shard: Shard, verify: bool) -> None:
+    """Raise UserError where a shard of a folder is not as its index tells."""
     if not path.is_file():
         raise UserError(f"{path} is in {INDEX_FILE} but missing; copy it there again")
     size = path.stat().st_size
@@ -166,17 +196,6 @@ def _pieces(path: Path, index: ShardIndex, shard: Shard, verify: bool) -> list[_
             f"{path} is damaged: its SHA-256 is not the one in {INDEX_FILE}; copy it again or run "
             "tools.make_shards"
         )
-    content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-    pieces = []
-    for sample in shard.samples:
-        length = sample.end - sample.start
-        bases = content[sample.offset : sample.offset + length]
-        tracks = {}
-        for name, kind in index.tracks.items():
-            begin, size = sample.tracks[name], length * DTYPES[kind].itemsize
-            tracks[name] = content[begin : begin + size].view(DTYPES[kind])
-        pieces.append(_Piece(sample, bases, tracks))
-    return pieces
 
 
 def _abutting(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
@@ -191,7 +210,7 @@ def _abutting(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
     return groups
 
 
-def _run(folder: Path, kind: SequenceType, group: Sequence[_Piece]) -> Run:
+def _run(folder: str, kind: SequenceType, group: Sequence[_Piece], corrupt: CorruptShards) -> Run:
     start = group[0].sample.start
     return Run(
         contig=group[0].sample.contig,
@@ -202,4 +221,5 @@ def _run(folder: Path, kind: SequenceType, group: Sequence[_Piece]) -> Run:
         type=kind,
         tracks={name: tuple(piece.tracks[name] for piece in group) for name in group[0].tracks},
         folder=folder,
+        corrupt=corrupt,
     )

@@ -46,3 +46,20 @@ def _acquired(file: TextIO, patience: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.2)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for whoever holds it: process or thread of this machine.
+
+    The system frees it if the process dies. The file stays: removing it would part those who wait
+    from those who come.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # By name, not by closing: a child forked meanwhile has the file open too.
+            fcntl.flock(file, fcntl.LOCK_UN)

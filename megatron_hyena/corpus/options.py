@@ -39,10 +39,16 @@ class InputsSection:
     """Annotation files of the one sample that `paths` are: labels per base."""
     tracks: tuple[str, ...] = ()
     """NAME=FILE of bedGraph or bigWig files of the one sample: numbers per base."""
+    maf_reference: str = ""
+    """Of alignments among `paths`: whose row becomes the genome; empty: the first row's."""
 
     def __post_init__(self) -> None:
         SequenceType.named(self.type)
-        told = [k for k in ("name", "taxon", "annotation", "tracks") if getattr(self, k)]
+        told = [
+            k
+            for k in ("name", "taxon", "annotation", "tracks", "maf_reference")
+            if getattr(self, k)
+        ]
         if self.sheet and (self.paths or told or self.type != "dna"):
             extra = ["paths"] if self.paths else told or ["type"]
             raise UserError(

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_hyena.corpus.options import InputsSection
+from megatron_hyena.corpus.sources import find_sources
 from megatron_hyena.data.alphabet import SequenceType
-from megatron_hyena.data.tracks import check_track_name
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.locate import (
-    ANNOTATION_ENDINGS,
-    SEQUENCE_ENDINGS,
-    locate,
-    without_endings,
-)
+from megatron_hyena.formats.locate import SEQUENCE_ENDINGS, locate, without_endings
 from megatron_hyena.formats.sheet import Location, SampleRow, read_sheet
 
 
@@ -25,23 +20,16 @@ class Sample:
     """One store of the corpus and the files it is made of."""
 
     row: SampleRow
+    """Its `annotation` and `tracks` as they were named, for `write_store`."""
     sequences: tuple[Path, ...]
-    annotation: tuple[Path, ...] = ()
-    tracks: dict[str, Path] = field(default_factory=dict, hash=False)
+    files: tuple[tuple[str, Path], ...]
+    """Role and path of every file, in the order of the store's list of sources."""
+    maf_reference: str | None = None
 
     @property
     def name(self) -> str:
         """Of its store, and the begin of its contigs' names."""
         return self.row.name
-
-    @property
-    def files(self) -> list[tuple[str, Path]]:
-        """Role and path of every file, in the order of the store's list of sources."""
-        return [
-            *(("sequence", path) for path in self.sequences),
-            *(("annotation", path) for path in self.annotation),
-            *((f"track {name}", path) for name, path in self.tracks.items()),
-        ]
 
     @property
     def bytes(self) -> int:
@@ -67,7 +55,7 @@ def read_samples(inputs: InputsSection) -> list[Sample]:
     and for annotation and tracks of several.
     """
     if inputs.sheet:
-        samples = [_sample(row) for row in read_sheet(Path(inputs.sheet))]
+        samples = [_resolved(row, [row.path]) for row in read_sheet(Path(inputs.sheet))]
     elif inputs.paths:
         samples = _of_paths(inputs)
     else:
@@ -77,9 +65,6 @@ def read_samples(inputs: InputsSection) -> list[Sample]:
         )
     seen: dict[str, Sample] = {}
     for sample in samples:
-        for _, path in sample.files:
-            if not path.is_file():
-                raise UserError(f"{path} of the sample {sample.name} does not exist; check it")
         other = seen.setdefault(sample.name.lower(), sample)  # some file systems know no case
         if other is not sample:
             raise UserError(
@@ -106,7 +91,8 @@ def _of_paths(inputs: InputsSection) -> list[Sample]:
         annotation=inputs.annotation,
         tracks=_tracks(inputs.tracks),
     )
-    return [_resolved(replace(row, name=name), group) for name, group in groups]
+    reference = inputs.maf_reference or None
+    return [_resolved(replace(row, name=name), group, reference) for name, group in groups]
 
 
 def _name_of(file: Path) -> str:
@@ -125,25 +111,24 @@ def _tracks(given: Sequence[str]) -> dict[str, Location]:
     return tracks
 
 
-def _sample(row: SampleRow) -> Sample:
-    return _resolved(row, locate([_local(row, row.path)], SEQUENCE_ENDINGS))
-
-
-def _resolved(row: SampleRow, sequences: Sequence[Path]) -> Sample:
-    annotation = [_local(row, path) for path in row.annotation]
-    for name in row.tracks:
-        check_track_name(name)
-    return Sample(
-        row,
-        tuple(sequences),
-        tuple(locate(annotation, ANNOTATION_ENDINGS)),
-        {name: _local(row, path) for name, path in row.tracks.items()},
+def _resolved(
+    row: SampleRow, sequences: Sequence[Location], maf_reference: str | None = None
+) -> Sample:
+    for location in (*sequences, *row.annotation, *row.tracks.values()):
+        if "://" in str(location):
+            raise UserError(
+                f"{location} of the sample {row.name} is not on this machine; download it first"
+            )
+    try:
+        found = find_sources(sequences, row.annotation, row.tracks, maf_reference)
+    except UserError as error:
+        raise UserError(f"sample {row.name}: {error}") from error
+    files = (
+        *(("sequence", path) for path in found.sequences),
+        *(("annotation", path) for path in found.annotation),
+        *((f"track {name}", path) for name, paths in found.tracks.items() for path in paths),
     )
-
-
-def _local(row: SampleRow, location: Location) -> Path:
-    if "://" in str(location):
-        raise UserError(
-            f"{location} of the sample {row.name} is not on this machine; download it first"
-        )
-    return Path(location)
+    for _, path in files:
+        if not path.is_file():
+            raise UserError(f"{path} of the sample {row.name} does not exist; check the path")
+    return Sample(row, tuple(found.sequences), files, maf_reference)

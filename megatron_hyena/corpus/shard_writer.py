@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from megatron_hyena.corpus.pieces import Piece
@@ -57,18 +58,14 @@ def write_shard(
     each piece. The same stores and pieces give the same bytes. Raises UserError for marks of a
     track that a store lacks, and for a track of another kind than `layers` says.
     """
-    from webdataset.writer import TarWriter
-
     written: list[Piece] = []
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with (
-            partial.open("wb") as file,
-            TarWriter(file, user="", group="", mtime=0, encoder=False) as writer,
-        ):
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for piece, sample in _samples(split, pieces, store_of, layers):
+                for ending, content in sorted(sample.items()):
+                    tar.addfile(_member(f"{piece.key}.{ending}", len(content)), BytesIO(content))
                 if sample:
-                    writer.write(sample)
                     written.append(piece)
                 progress(piece.length)
         shard = _describe(partial, path.name, written, layers.tracks)
@@ -78,10 +75,17 @@ def write_shard(
     return shard
 
 
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """As WebDataset writes it, so that its readers find what they know (read-only, no owner)."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o444, 0
+    return member
+
+
 def _samples(
     split: str, pieces: Sequence[Piece], store_of: StoreOf, layers: Layers
-) -> Iterator[tuple[Piece, dict[str, str | bytes]]]:
-    """Each piece with what WebDataset writes of it: nothing of one without a known letter."""
+) -> Iterator[tuple[Piece, dict[str, bytes]]]:
+    """Each piece with its members by their endings: none of one without a known letter."""
     opened: dict[str, dict[str, Track]] = {}
     for piece in pieces:
         store = store_of(piece.sample)
@@ -99,8 +103,7 @@ def _samples(
             "end": piece.end,
             "split": split,
         }
-        sample: dict[str, str | bytes] = {
-            "__key__": piece.key,
+        sample = {
             "bases": bases.tobytes(),
             "json": json.dumps(description).encode("utf-8"),
         }

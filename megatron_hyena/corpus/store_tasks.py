@@ -40,6 +40,8 @@ def store_chain(root: Path, sample: Sample, options: CorpusOptions) -> list[Task
         inputs={
             "files": [[role, name, stat.st_size, stat.st_mtime_ns] for role, name, stat in files],
             "type": sample.row.type.name,
+            "annotation": [str(place) for place in sample.row.annotation],  # with types of rows
+            "maf_reference": sample.maf_reference,
         },
         work=partial(_make_store, sample),
         size=sample.bytes,
@@ -67,15 +69,16 @@ def _make_store(sample: Sample, scratch: Path, progress: Progress) -> dict[str, 
     store = write_store(
         store_path(scratch, sample.name),
         sample.sequences,
-        sample.annotation,
+        sample.row.annotation,
         kind=sample.row.type,
-        tracks=sample.tracks,
+        tracks=sample.row.tracks,
+        maf_reference=sample.maf_reference,
         progress=progress,
     )
     return {
         "sources": [
-            {"sample": sample.name, "role": role, "location": str(path), **checksums(path)}
-            for role, path in sample.files
+            {"sample": sample.name, "location": str(path), **told, "md5": md5_of(path)}
+            for (_, path), told in zip(sample.files, store.attributes["sources"], strict=True)
         ],
         "contigs": len(store.contigs),
         "composition": store.attributes["composition"],
@@ -94,12 +97,10 @@ def _make_records(
     return {"records": len(records)}
 
 
-def checksums(path: Path) -> dict[str, Any]:
-    """Size, MD5 (which archives publish) and SHA-256 of a file."""
-    size, md5, sha256 = 0, hashlib.md5(usedforsecurity=False), hashlib.sha256()
+def md5_of(path: Path) -> str:
+    """Hexadecimal MD5 of a file: what archives publish beside it."""
+    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            size += len(block)
-            md5.update(block)
-            sha256.update(block)
-    return {"bytes": size, "md5": md5.hexdigest(), "sha256": sha256.hexdigest()}
+            digest.update(block)
+    return digest.hexdigest()

@@ -119,7 +119,7 @@ def run_tasks(
                 execute(root, task, progress)
         return
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["megatron_hyena.corpus.build", "zarr"])
     workers = min(jobs, len(waiting))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         futures = {pool.submit(_execute_chain, root, chain): chain for chain in waiting}
@@ -154,19 +154,19 @@ def execute(root: Path, task: Task, progress: Progress) -> Stamp:
         for output in task.outputs:
             for path in _files(scratch / output):
                 files[str(path.relative_to(scratch))] = (path.stat().st_size, sha256_of(path))
-        _stamp_path(root, task.name).unlink(missing_ok=True)
+        stamp, path = Stamp(task.key, files, result), _stamp_path(root, task.name)
+        write_sealed(scratch / ".stamp", {"key": stamp.key, "files": files, "result": result})
+        path.unlink(missing_ok=True)
         for number, output in enumerate(task.outputs):
             place = root / output
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir():
                 os.replace(place, scratch / f".old-{number}")
             os.replace(scratch / output, place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(scratch / ".stamp", path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    stamp = Stamp(task.key, files, result)
-    path = _stamp_path(root, task.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_sealed(path, {"key": stamp.key, "files": files, "result": result})
     progress(task.size - told)
     return stamp
 

@@ -81,10 +81,7 @@ class ShardIndex:
 
     @classmethod
     def read(cls, folder: Path) -> ShardIndex:
-        """Read `folder`'s index. Raises UserError where it is missing or damaged.
-
-        One of an older version, without a digest, is taken as it is.
-        """
+        """Read `folder`'s index. Raises UserError where it is missing or damaged."""
         path = folder / INDEX_FILE
         if not path.is_file():
             raise UserError(
@@ -95,7 +92,10 @@ class ShardIndex:
 
     @classmethod
     def parse(cls, text: bytes, path: str) -> ShardIndex:
-        """The index that `path` holds. Raises UserError where it is damaged."""
+        """The index that `path` holds. Raises UserError where it is damaged.
+
+        One of an older version, without a digest, is taken as it is.
+        """
         try:
             content = unseal(text, required=False)
             found = (content.pop("format"), content.pop("format_version"))

@@ -26,6 +26,7 @@ from megatron_hyena.data.store import Contig
 from megatron_hyena.errors import UserError
 
 LENGTH = 1_042_519
+ENDINGS = ("bases", "features", "json")
 
 
 def _copy(shards: Path, to: Path) -> Path:
@@ -99,6 +100,22 @@ def test_webdataset_reads_the_genome_back(chlamydia_shards, chlamydia_store):
         assert at == stretch.end
     assert seen.max() == 1
     assert np.count_nonzero(seen == 0) == 2 * 4096
+
+
+def test_tar_files_are_those_that_webdataset_writes(tmp_path, chlamydia_shards):
+    import tarfile
+
+    import webdataset
+    from webdataset.writer import TarWriter
+
+    ours = chlamydia_shards / "train" / "shard-000001.tar"
+    again = tmp_path / "again.tar"
+    with TarWriter(str(again), user="", group="", mtime=0, encoder=False) as writer:
+        for sample in webdataset.WebDataset([str(ours)], shardshuffle=False):
+            writer.write({k: v for k, v in sample.items() if k in ("__key__", *ENDINGS)})
+    assert again.read_bytes() == ours.read_bytes()
+    with tarfile.open(ours) as tar:
+        assert len(tar.getnames()) == 3 * 6
 
 
 def test_memory_map_equals_webdataset(chlamydia_shards):

@@ -219,8 +219,8 @@ def test_skipping_changes_neither_order_nor_number_of_windows(local, tmp_path):
     touched = 0
     for position in range(2 * whole.windows_per_epoch):
         expected, found = whole.window(position).bases, holed.window(position).bases
-        lost = found == PAD
-        assert np.array_equal(found[~lost], expected[~lost])
+        lost = found != expected
+        assert (found[lost] == PAD).all()
         touched += bool(lost.any())
     assert corrupt.reads == touched > 0
     for step in range(whole.windows_per_epoch):

@@ -346,7 +346,6 @@ def test_a_line_without_end_is_refused_with_its_number(tmp_path):
         read_annotation(path)
 
 
-@pytest.mark.slow
 def test_a_line_of_a_hundred_megabytes(tmp_path):
     """Read in pieces, in memory that does not grow with the line."""
     import tracemalloc

@@ -15,6 +15,12 @@ from megatron_hyena.errors import UserError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some editors put before UTF-8 text."""
 _GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGIC = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty last block of every bgzip file (SAM specification, 4.1.2)."""
 _LINES_AT_ONCE = 1 << 20
@@ -35,7 +41,7 @@ def read_blocks(
 
     Compression is told by the first two bytes, not by the name. `digest` is shown the bytes of the
     file as they lie on disk; a byte order mark at the beginning is left out. Raises UserError where
-    the file is missing, empty, or a damaged or truncated gzip file.
+    the file is missing, empty, compressed otherwise, or a damaged or truncated gzip file.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the files in it")
@@ -44,8 +50,12 @@ def read_blocks(
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; fetch or copy it again")
     with path.open("rb", buffering=0) as file:
-        zipped = file.read(2) == _GZIP_MAGIC
+        head = file.read(8)
         file.seek(0)
+        for magic, program in _OTHER_MAGIC.items():
+            if head.startswith(magic):
+                raise UserError(f"{path} is compressed by {program}; unpack it, or use gzip")
+        zipped = head.startswith(_GZIP_MAGIC)
         shown = _Shown(file, digest)
         blocks = _gzip_blocks(path, shown, block_bytes) if zipped else _plain(shown, block_bytes)
         start = b""

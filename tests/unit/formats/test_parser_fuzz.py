@@ -258,6 +258,7 @@ TEXT = [name for name in READERS if name != "2bit"]
 @given(st.sampled_from(sorted(READERS)), _EDITS, st.booleans())
 @example("gff", [(60, 1, b"\xc2\xb2")], False)
 @example("genbank", [(0, 400, b"LOCUS \n//\n")], False)
+@example("embl", [(45, 0, b";\n")], False)
 @example("genbank", [(170, 0, b"join(" * 3000)], False)
 @example("bedgraph", [(24, 1, b"9" * 5000)], False)
 def test_edited_files_are_read_or_refused(tmp_path_factory, name, edits, zipped):
@@ -345,7 +346,6 @@ def test_a_line_without_end_is_refused_with_its_number(tmp_path):
         read_annotation(path)
 
 
-@pytest.mark.slow
 def test_a_line_of_a_hundred_megabytes(tmp_path):
     """Read in pieces, in memory that does not grow with the line."""
     import tracemalloc

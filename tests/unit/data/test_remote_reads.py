@@ -116,7 +116,7 @@ def test_silence_is_a_failure(stored, monkeypatch, capfd):
     assert whole(url) == CONTENT
     assert "attempt 1 of 4" in capfd.readouterr().err
     trouble.plan("x.tar", "hang*")
-    with pytest.raises(UnreachableError, match="(?i)time"):
+    with pytest.raises(UnreachableError, match=r"(?i)time"):
         b"".join(read_range(url, 0, 10, Retry(attempts=2, first=0.01)))
 
 

@@ -1,9 +1,11 @@
-"""Turn FASTA, annotation and track files into a genome store.
+"""Turn sequence, annotation, alignment and track files into a genome store.
 
     python -m tools.prepare_genome --fasta examples/chlamydia/ct.fasta.gz \\
         --annotation examples/chlamydia/ct.gbk.gz --output corpus/
     python -m tools.prepare_genome --fasta hg38.fa.gz --track conservation=phyloP.bw --output hg38/
     python -m tools.prepare_genome --fasta uniprot.fasta.gz --type protein --output proteins/
+    python -m tools.prepare_genome --fasta genomes/ 'more/*.gbff.gz' --output bacteria/
+    python -m tools.prepare_genome --fasta fungi.maf.gz --annotation genes.gff --output fungus/
 
 write corpus/genome.zarr and so on (see megatron_hyena/data/store.py for what is in it).
 """
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
                 arguments.annotation,
                 kind=SequenceType.named(arguments.type),
                 tracks=tracks,
+                maf_reference=arguments.maf_reference,
                 overwrite=arguments.overwrite,
                 progress=bar.update,
             )
@@ -50,18 +53,33 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.prepare_genome",
-        description="Turn FASTA, annotation and track files into a genome store (Zarr v3).",
+        description="Turn sequence, annotation, alignment and track files into a genome store "
+        "(Zarr v3). Formats are told by content; text files may be plain, gzip or bgzip.",
+        epilog="Every FILE may also be a folder, which stands for the files right in it with an "
+        "ending of their kind, or a glob in quotes ('genomes/*.fa.gz', ** for folders at any "
+        "depth); both are sorted by name. Endings, .gz or not: sequences "
+        ".fasta .fas .fa .fna .ffn .frn .faa .mpfa .cf .gb .gbk .gbff .genbank .embl .2bit .maf, "
+        "annotation .gff .gff3 .gtf .bed and those of GenBank and EMBL, "
+        "tracks .bw .bigwig .bedgraph .bdg .bg.",
     )
     parser.add_argument(
-        "--fasta", type=Path, nargs="+", required=True, help="sequences, plain, gzip or bgzip"
+        "--fasta",
+        "--sequence",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="sequences: FASTA, 2bit, GenBank or EMBL (these with their features), or MAF, whose "
+        "reference becomes the genome and the identity of its columns tracks/conservation",
     )
     parser.add_argument(
         "--annotation",
         "--gff",
-        type=Path,
         nargs="+",
         default=[],
-        help="GenBank, GFF3 or GTF files, plain or gzip: labels per base, as tracks/features",
+        metavar="FILE",
+        help="GenBank, EMBL, GFF3, GTF or BED: labels per base, as tracks/features; BED rows with "
+        "blocks (BED12) are gene, exon and CDS, of others TYPE=FILE says what they are: "
+        "repeat_region=rmsk.bed",
     )
     parser.add_argument(
         "--type",
@@ -76,24 +94,30 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers per base from bedGraph or bigWig, as tracks/NAME: conservation=phyloP.bw",
     )
     parser.add_argument(
+        "--maf-reference",
+        metavar="NAME",
+        help="whose rows of a MAF file become the genome: what stands before the contig's name, "
+        "such as hg38 of hg38.chr1; default: the first row's, up to its first dot",
+    )
+    parser.add_argument(
         "--output", type=Path, required=True, help="folder; the store is OUTPUT/genome.zarr"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     return parser
 
 
-def _tracks(given: list[str]) -> dict[str, Path]:
+def _tracks(given: list[str]) -> dict[str, str]:
     """NAME=FILE, each name once."""
     from megatron_hyena.errors import UserError
 
-    tracks: dict[str, Path] = {}
+    tracks: dict[str, str] = {}
     for text in given:
         name, equals, file = text.partition("=")
         if not (equals and file):
             raise UserError(f"--track {text} names no file; write NAME=FILE")
         if name in tracks:
             raise UserError(f"--track gives {name} twice; keep one")
-        tracks[name] = Path(file)
+        tracks[name] = file
     return tracks
 
 

@@ -7,13 +7,13 @@ from megatron_hyena.config.loading import (
     config_dict,
     config_of,
     load_config,
-    plain_values,
     save_config,
     valid_keys,
 )
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, Sign, parse_pattern
 from megatron_hyena.config.sections import Config
+from megatron_hyena.yaml_sections import plain_values
 
 __all__ = [
     "SIGNS",

@@ -1,29 +1,19 @@
-"""defaults <- YAML files <- dotted overrides, typed and checked; unknown or doubled keys refused.
+"""A run's configuration: defaults <- YAML files <- dotted overrides, and back to YAML.
 
-A YAML file may name fragments to start from, relative to itself:
-
-    include: [../model/tiny.yaml, ../parallel/tp2.yaml]
-    train: {steps: 100}
-
-Later wins: the fragments in the order of the list, then the file that includes them, then the
-command line. One key twice in one file, or twice on the command line, is an error.
+How files include each other and what is refused: megatron_hyena/yaml_sections.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from megatron_hyena.config.sections import Config
-from megatron_hyena.errors import UserError
+from megatron_hyena.yaml_sections import keys_of, load_sections, merge_sections, plain_values
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -36,8 +26,7 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> Confi
     Raises:
         UserError: missing file, bad YAML, unknown, doubled or ill-typed key, broken rule.
     """
-    sources = [] if path is None else list(_fragments(Path(path)))
-    return _merge([*sources, ("the command line", _parse_overrides(overrides))])
+    return load_sections(Config, path, overrides, "configs/run/")
 
 
 def config_of(values: dict[str, Any], source: str) -> Config:
@@ -46,25 +35,7 @@ def config_of(values: dict[str, Any], source: str) -> Config:
     Raises:
         UserError: an unknown or ill-typed key, or a broken rule; `source` names the file.
     """
-    return _merge([(source, values)])
-
-
-def _merge(sources: list[tuple[str, dict[str, Any]]]) -> Config:
-    """The defaults under all `sources` (name, values), the last on top."""
-    merged: DictConfig = OmegaConf.structured(Config)
-    for source, values in sources:
-        _check_keys(values, config_dict(Config()), source)
-        try:
-            merged = OmegaConf.merge(merged, values)  # type: ignore[assignment]
-        except OmegaConfBaseException as error:
-            raise UserError(f"{source}: {_first_line(error)} (key {error.full_key})") from error
-    try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except UserError:
-        raise
-    except OmegaConfBaseException as error:
-        cause = error.__cause__
-        raise (cause if isinstance(cause, UserError) else UserError(_first_line(error))) from error
+    return merge_sections(Config, [(source, values)])
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -80,120 +51,6 @@ def config_dict(config: Config) -> dict[str, dict[str, Any]]:
     return plain_values(config)
 
 
-def plain_values(section: Any) -> dict[str, Any]:
-    """A section's values (and its parts') as JSON and YAML give them back: tuples are lists."""
-
-    def listed(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in items}
-
-    return dataclasses.asdict(section, dict_factory=listed)
-
-
 def valid_keys() -> list[str]:
     """Every `section.key`, and `section.part.key` where a section has parts."""
-    return list(_leaves(config_dict(Config())))
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _fragments(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path in seen:
-        raise UserError(f"{path}: includes itself; remove the circle of include lines")
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration file; see configs/run/ for some")
-    try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.load(file, Loader=_UniqueKeyLoader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a mapping of sections, such as 'train:'")
-    includes = values.pop("include", [])
-    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
-        raise UserError(f"{path}: include must be a list of files, such as [../model/tiny.yaml]")
-    for include in includes:
-        yield from _fragments((path.parent / include).resolve(), (*seen, path))
-    yield str(path), values
-
-
-def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    known, seen = config_dict(Config()), set()
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        *sections, name = key.split(".")
-        if not (equals and sections):
-            raise UserError(f"{item!r} is not an override; write section.key=value")
-        if key in seen:
-            raise UserError(f"the command line gives {key} twice; keep one")
-        seen.add(key)
-        nested: dict[str, Any] = {name: text}
-        for section in reversed(sections):
-            nested = {section: nested}
-        _check_keys(nested, known, "the command line")  # so that `name` is a key of `inner`
-        inner, defaults = values, known
-        for section in sections:
-            inner, defaults = inner.setdefault(section, {}), defaults[section]
-        inner[name] = _items(text) if isinstance(defaults[name], list) else text
-    return values
-
-
-def _items(text: str) -> list[str]:
-    """`[a, b]` or `a,b`."""
-    inside = text.strip().removeprefix("[").removesuffix("]")
-    return [item.strip(" \"'") for item in inside.split(",")] if inside.strip() else []
-
-
-def _check_keys(
-    values: dict[str, Any], known: dict[str, Any], source: str, prefix: str = ""
-) -> None:
-    """Refuse what of `values` is not in `known`, and a section without keys."""
-    for name, content in values.items():
-        key = f"{prefix}{name}"
-        if name not in known and not prefix:
-            nearest = _nearest(key, sorted(known))
-            raise UserError(f"{source}: unknown section {name!r}{nearest}")
-        if name not in known:
-            wanted = next(_leaves({key: content}), key)
-            raise UserError(f"{source}: unknown key {wanted}{_nearest(wanted, valid_keys())}")
-        if isinstance(known[name], dict):
-            if not isinstance(content, dict):
-                raise UserError(f"{source}: section {key!r} must hold key: value pairs")
-            _check_keys(content, known[name], source, f"{key}.")
-        elif isinstance(content, dict):
-            _check_keys(content, {}, source, f"{key}.")
-
-
-def _nearest(key: str, valid: list[str]) -> str:
-    found = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a mapping with one key twice."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
-        if key in seen:
-            raise UserError(
-                f"{key_node.start_mark.name}: key {key!r} stands twice, "
-                f"again in line {key_node.start_mark.line + 1}; keep one"
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+    return keys_of(Config)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.annotation import AnnotatedRecord, Feature, Interval
+from megatron_hyena.formats.features import AnnotatedRecord, Feature, Interval
 
 
 class Label(IntFlag):

@@ -1,20 +1,24 @@
-"""Write a genome store from FASTA, annotation and track files, a chunk at a time."""
+"""Write a genome store from sequence, annotation and track files, a chunk at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_hyena import __version__
+from megatron_hyena.corpus.appender import Appender
 from megatron_hyena.corpus.labels import LEGEND, LabelledIntervals, label_genome
-from megatron_hyena.corpus.tracks import write_track_file
-from megatron_hyena.data.alphabet import Bases, Mask, SequenceType, unknown_letters
-from megatron_hyena.data.atomic import atomic_folder, sha256_of
+from megatron_hyena.corpus.sources import CONSERVATION, Sources, find_sources
+from megatron_hyena.corpus.tracks import write_track_files
+from megatron_hyena.data.alphabet import SequenceType
+from megatron_hyena.data.atomic import atomic_folder, check_replaceable
 from megatron_hyena.data.store import (
     CHUNK,
     FORMAT,
@@ -22,51 +26,55 @@ from megatron_hyena.data.store import (
     GenomeStore,
     create_array,
 )
-from megatron_hyena.data.tracks import check_track_name
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.annotation import read_annotation
-from megatron_hyena.formats.fasta import read_pieces
-from megatron_hyena.formats.track_files import check_track_file
+from megatron_hyena.formats.maf import project_maf
+from megatron_hyena.formats.pieces import BLOCK, Piece
+from megatron_hyena.formats.sequences import read_sequences
 
 if TYPE_CHECKING:
     import zarr
 
+_MARKER = "zarr.json"
+
 
 def write_store(
     output: Path,
-    fasta: Sequence[Path],
-    annotation: Sequence[Path] = (),
+    fasta: Sequence[str | Path],
+    annotation: Sequence[str | Path] = (),
     *,
     kind: SequenceType = SequenceType.DNA,
-    tracks: Mapping[str, Path] = MappingProxyType({}),
+    tracks: Mapping[str, str | Path] = MappingProxyType({}),
+    maf_reference: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int], object] = lambda bases: None,
 ) -> GenomeStore:
     """Write the store `output` (a folder, it appears whole) and open it.
 
-    `fasta`: one or more FASTA files, whose records are the contigs. `annotation`: GenBank or GFF3
-    files, which become `tracks/features`. `kind`: what all the records are made of. `tracks`: name
-    → bedGraph or bigWig file, which becomes `tracks/NAME`. `progress` is told the bases of each
-    piece. Memory does not grow with the sequence, only with the number of features.
+    `fasta`: one or more sequence files (FASTA, 2bit, GenBank, EMBL, MAF), whose records are the
+    contigs; the features of GenBank and EMBL files count, too. `annotation`: GenBank, EMBL, GFF3,
+    GTF or BED files (these also as `TYPE=FILE`), which become `tracks/features`. `kind`: what all
+    the records are made of. `tracks`: name → bedGraph or bigWig file, which becomes `tracks/NAME`.
+    `maf_reference`: see `project_maf`; an alignment also becomes `tracks/conservation`. Each name
+    may be a file's, a folder's or a glob. `progress` is told the bases of each piece. Memory does
+    not grow with the sequence, only with the number of features.
 
-    Raises UserError for every kind of bad input that `read_pieces`, `read_annotation`,
-    `label_genome` and `write_track_file` know, for two contigs of one name, and where `output`
-    exists already.
+    Raises UserError for every kind of bad input that `find_sources`, `read_sequences`,
+    `project_maf`, `read_annotation`, `label_genome` and `write_track_files` know, for two contigs
+    of one name, and where `output` exists already.
     """
     import zarr
 
-    for name, path in tracks.items():
-        check_track_name(name)
-        check_track_file(path)
-    with atomic_folder(output, marker="zarr.json", overwrite=overwrite) as partial:
-        records = [record for path in annotation for record in read_annotation(path)]
+    check_replaceable(output, marker=_MARKER, overwrite=overwrite)
+    sources = find_sources(fasta, annotation, tracks, maf_reference)
+    with atomic_folder(output, marker=_MARKER, overwrite=overwrite) as partial:
+        records = sources.annotated()
         group = zarr.create_group(str(partial), zarr_format=3)
-        contigs = _write_bases(group, fasta, kind, progress)
-        if annotation:
+        contigs = _write_bases(group, sources, kind, partial, progress)
+        if records or annotation:
             labels = label_genome(records, contigs.places())
             _write_features(group, labels, contigs.total)
-        for name, path in tracks.items():
-            write_track_file(group, name, path, contigs.places(), contigs.total)
+        for name, paths in sources.tracks.items():
+            write_track_files(group, name, paths, contigs.places(), contigs.total)
         group.attrs.update(
             {
                 "format": FORMAT,
@@ -75,11 +83,7 @@ def write_store(
                 "type": kind.name.lower(),
                 "contigs": list(contigs.lengths),
                 "composition": contigs.composition(),
-                "sources": [
-                    *(_source(path, "sequence") for path in fasta),
-                    *(_source(path, "annotation") for path in annotation),
-                    *(_source(path, f"track {name}") for name, path in tracks.items()),
-                ],
+                "sources": sources.described(),
             }
         )
     return GenomeStore.open(output)
@@ -97,20 +101,21 @@ class _Contigs:
     unknown: int = 0
     lower: int = 0
 
-    def add(self, path: Path, name: str, start: int, bases: Bases) -> None:
-        if start == 0:
+    def add(self, path: Path, piece: Piece) -> None:
+        """Count a piece; raises UserError for the name of an earlier contig."""
+        name = piece.record
+        if piece.start == 0:
             if name in self.lengths:
                 raise UserError(
                     f"{path} and {self.files[name]} both have a record named {name!r}; "
                     "rename one of them"
                 )
             self.files[name] = path
-        self.lengths[name] = start + len(bases)
-        self.total += len(bases)
-        upper = bases & 0xDF
-        self.gc += _count(upper == ord("G")) + _count(upper == ord("C"))
-        self.unknown += _count(unknown_letters(self.kind, bases))
-        self.lower += _count(bases > ord("Z"))
+        self.lengths[name] = piece.start + len(piece.bases)
+        self.total += len(piece.bases)
+        self.gc += piece.tally.gc
+        self.unknown += piece.tally.unknown
+        self.lower += piece.tally.lower
 
     def offsets(self) -> list[int]:
         return [0, *np.cumsum(list(self.lengths.values()), dtype=np.int64).tolist()]
@@ -129,58 +134,92 @@ class _Contigs:
         return {"bases": self.total, **gc, **unknown, "lower_case": self.lower}
 
 
-def _count(truths: Mask) -> int:
-    return int(np.count_nonzero(truths))
+@dataclass
+class _Conservation:
+    """The identity of the columns of alignments, beside the bases; NaN where nothing is known."""
+
+    values: Appender
+    known: int = 0
+    least: float = np.inf
+    greatest: float = -np.inf
+
+    def add(self, identity: npt.NDArray[np.float32]) -> None:
+        """Append the numbers of the next bases."""
+        self.values.add(identity)
+        told = identity[~np.isnan(identity)]
+        if len(told):
+            self.known += len(told)
+            self.least = min(self.least, float(told.min()))
+            self.greatest = max(self.greatest, float(told.max()))
+
+    def describe(self) -> None:
+        """Sum it up in the attributes, as those of other tracks of numbers."""
+        if self.known == 0:
+            raise UserError(
+                "the alignment has no row beside the reference's, so nothing is known of its "
+                "conservation; give one of several genomes, or FASTA"
+            )
+        self.values.array.attrs.update(
+            {
+                "kind": "numbers, NaN where unknown",
+                "known": self.known,
+                "least": self.least,
+                "greatest": self.greatest,
+            }
+        )
 
 
 def _write_bases(
     group: zarr.Group,
-    fasta: Sequence[Path],
+    sources: Sources,
     kind: SequenceType,
+    scratch: Path,
     progress: Callable[[int], object],
 ) -> _Contigs:
-    """Stream the records into `bases` and write `offsets`."""
-    contigs = _Contigs(kind)
-    array = create_array(group, "bases", "uint8", 0)
-    chunk = np.empty(CHUNK, dtype=np.uint8)
-    filled = written = 0
-    for path in fasta:
-        for piece in read_pieces(path, CHUNK, kind):
-            contigs.add(path, piece.record, piece.start, piece.bases)
-            rest = piece.bases
-            while len(rest):
-                taken = min(len(rest), CHUNK - filled)
-                chunk[filled : filled + taken] = rest[:taken]
-                filled, rest = filled + taken, rest[taken:]
-                if filled == CHUNK:
-                    _append(array, written, chunk)
-                    written, filled = written + CHUNK, 0
-            progress(len(piece.bases))
-    if filled:
-        _append(array, written, chunk[:filled])
-    offsets = np.array(contigs.offsets(), dtype=np.int64)
-    group.create_array("offsets", data=offsets)
+    """Stream the records into `bases`, alignments into `tracks/conservation`; write `offsets`."""
+    contigs, conservation = _Contigs(kind), None
+    with ExitStack() as stack:
+        array = create_array(group, "bases", "uint8", 0, dense=True)
+        bases = stack.enter_context(Appender(array))
+        if sources.has_alignment:
+            array = create_array(group.require_group("tracks"), CONSERVATION, "float32", 0)
+            conservation = _Conservation(stack.enter_context(Appender(array)))
+        for path, found in sources.sequences.items():
+            pieces = (
+                _aligned_pieces(sources, path, kind, scratch, conservation)
+                if found == "maf" and conservation
+                else read_sequences(path, BLOCK, kind, sources.checksum(path))
+            )
+            for piece in pieces:
+                contigs.add(path, piece)
+                bases.add(piece.bases)
+                if conservation and found != "maf":
+                    conservation.add(np.full(len(piece.bases), np.nan, dtype=np.float32))
+                progress(len(piece.bases))
+    if conservation:
+        conservation.describe()
+    group.create_array("offsets", data=np.array(contigs.offsets(), dtype=np.int64))
     return contigs
+
+
+def _aligned_pieces(
+    sources: Sources, path: Path, kind: SequenceType, scratch: Path, conservation: _Conservation
+) -> Iterator[Piece]:
+    """The reference of an alignment; behind its last piece its conservation is added."""
+    projection = project_maf(path, scratch, sources.maf_reference, sources.checksum(path))
+    sources.references[path] = projection.reference
+    try:
+        yield from projection.pieces(BLOCK, kind)
+        for identity in projection.identities():
+            conservation.add(identity)
+    finally:
+        projection.close()
 
 
 def _write_features(group: zarr.Group, labels: LabelledIntervals, total: int) -> None:
     """Write `tracks/features` [total], chunk by chunk."""
     array = create_array(group.require_group("tracks"), "features", "uint8", 0)
-    for start in range(0, total, CHUNK):
-        _append(array, start, labels.paint(start, min(start + CHUNK, total)))
+    with Appender(array) as features:
+        for start in range(0, total, CHUNK):
+            features.add(labels.paint(start, min(start + CHUNK, total)))
     array.attrs.update({"kind": "bit flags", "legend": LEGEND, "counts": labels.counts})
-
-
-def _append(array: zarr.Array[Any], start: int, values: Bases) -> None:
-    array.resize((start + len(values),))
-    array[start : start + len(values)] = values
-
-
-def _source(path: Path, role: str) -> dict[str, Any]:
-    """Where the bases come from; the file's name, not its folder, so that reruns agree."""
-    return {
-        "role": role,
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-    }

@@ -15,7 +15,7 @@ from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.annotation import read_annotation
-from megatron_hyena.formats.fasta import read_pieces
+from megatron_hyena.formats.sequences import read_sequences
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,13 @@ def store_source(path: Path) -> RegionSource:
 
 
 def fasta_source(path: Path, kind: SequenceType) -> RegionSource:
-    """A FASTA file, read once for the lengths and once for a contig; errors as `read_pieces`."""
+    """A sequence file, read once for the lengths and once for a contig."""
     lengths: dict[str, int] = {}
-    for piece in read_pieces(path, kind=kind):
+    for piece in read_sequences(path, kind=kind):
         lengths[piece.record] = piece.start + len(piece.bases)
 
     def open_contig(name: str) -> Callable[[int, int], Bases]:
-        pieces = [p.bases for p in read_pieces(path, kind=kind) if p.record == name]
+        pieces = [p.bases for p in read_sequences(path, kind=kind) if p.record == name]
         bases = np.concatenate(pieces)
         return lambda start, end: bases[start:end]
 

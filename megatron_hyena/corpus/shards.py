@@ -13,19 +13,19 @@ nothing but N (of protein: X) is left out. The same store and settings give the 
 
 from __future__ import annotations
 
-import json
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from megatron_hyena import __version__
+from megatron_hyena.corpus.pieces import Portion, cut_pieces, fill_shards, shard_name
+from megatron_hyena.corpus.shard_writer import Layers, write_shard
 from megatron_hyena.corpus.splits import SplitRule, Stretch, split_contigs
-from megatron_hyena.data.alphabet import unknown_letters
-from megatron_hyena.data.atomic import atomic_folder, sha256_of
-from megatron_hyena.data.shard_index import INDEX_FILE, Sample, Shard, ShardIndex
+from megatron_hyena.data.atomic import atomic_folder
+from megatron_hyena.data.shard_index import INDEX_FILE, ShardIndex
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import DTYPES, check_track_name, stored_dtype
+from megatron_hyena.data.tracks import check_track_name, stored_dtype
 from megatron_hyena.errors import UserError
 
 
@@ -96,18 +96,6 @@ def _no_bases(split: str, store: GenomeStore) -> UserError:
     )
 
 
-@dataclass(frozen=True)
-class _Piece:
-    stretch: Stretch
-    key: str
-    start: int
-    end: int
-
-
-_Sample = tuple[_Piece, dict[str, str | bytes]]
-"""A piece and what WebDataset writes for it."""
-
-
 def _write_split(
     store: GenomeStore,
     folder: Path,
@@ -116,107 +104,34 @@ def _write_split(
     settings: ShardSettings,
     progress: Callable[[int], object],
 ) -> ShardIndex:
-    """Fill tar files one after another and write the index."""
-    shards: list[Shard] = []
-    samples = _samples(store, stretches, settings, progress)
-    first = next(samples, None)
-    while first is not None:
-        path = folder / f"shard-{len(shards):06d}.tar"
-        first, places = _write_tar(path, first, samples, settings.shard_size)
-        shards.append(_describe(path, places, settings.tracks))
-    bases = sum(sample.end - sample.start for shard in shards for sample in shard.samples)
+    """Write one tar file after another, and the index."""
+    numbers = {contig.name: number for number, contig in enumerate(store.contigs)}
+    portions = (Portion("", numbers[s.contig], s.contig, s.start, s.end) for s in stretches)
+    tracks = {name: stored_dtype(store, name) for name in settings.tracks}
+    layers = Layers(settings.features, tracks)
+    pieces = cut_pieces(split, portions, settings.piece_length)
+    shards = tuple(
+        write_shard(folder / shard_name(i), split, some, lambda _: store, layers, progress)
+        for i, some in enumerate(fill_shards(pieces, settings.shard_size))
+    )
     index = ShardIndex(
         split=split,
-        bases=bases,
+        bases=sum(sample.end - sample.start for shard in shards for sample in shard.samples),
         gap=settings.rule.gap,
-        shards=tuple(shards),
+        shards=shards,
         type=store.type.name.lower(),
-        tracks={name: stored_dtype(store, name) for name in settings.tracks},
+        tracks=tracks,
+        provenance=_provenance(store, settings),
     )
     index.write(folder)
     return index
 
 
-def _pieces(store: GenomeStore, stretches: Sequence[Stretch], length: int) -> Iterator[_Piece]:
-    numbers = {contig.name: number for number, contig in enumerate(store.contigs)}
-    for stretch in stretches:
-        for start in range(stretch.start, stretch.end, length):
-            key = f"{stretch.split}-{numbers[stretch.contig]:06d}-{start:012d}"
-            yield _Piece(stretch, key, start, min(start + length, stretch.end))
-
-
-def _samples(
-    store: GenomeStore,
-    stretches: Sequence[Stretch],
-    settings: ShardSettings,
-    progress: Callable[[int], object],
-) -> Iterator[_Sample]:
-    """Each piece with the sample that WebDataset writes for it."""
-    features = store.track("features") if settings.features else None
-    tracks = [store.track(name) for name in settings.tracks]
-    for piece in _pieces(store, stretches, settings.piece_length):
-        contig = piece.stretch.contig
-        bases = store.read(contig, piece.start, piece.end)
-        progress(len(bases))
-        if unknown_letters(store.type, bases).all():
-            continue
-        description = {
-            "contig": contig,
-            "start": piece.start,
-            "end": piece.end,
-            "split": piece.stretch.split,
-        }
-        sample: dict[str, str | bytes] = {
-            "__key__": piece.key,
-            "bases": bases.tobytes(),
-            "json": json.dumps(description).encode("utf-8"),
-        }
-        if features is not None:
-            sample["features"] = features.read(contig, piece.start, piece.end).tobytes()
-        for track in tracks:
-            values = track.read(contig, piece.start, piece.end)
-            sample[track.name] = values.astype(DTYPES[values.dtype.name]).tobytes()
-        yield piece, sample
-
-
-def _write_tar(
-    path: Path,
-    first: _Sample,
-    others: Iterator[_Sample],
-    shard_size: int,
-) -> tuple[_Sample | None, list[_Piece]]:
-    """Write samples up to `shard_size` bases; returns the one that did not fit, and the pieces."""
-    from webdataset.writer import TarWriter
-
-    written: list[_Piece] = []
-    size = 0
-    with (
-        path.open("wb") as file,
-        TarWriter(file, user="", group="", mtime=0, encoder=False) as writer,
-    ):
-        for piece, sample in chain([first], others):
-            length = piece.end - piece.start
-            if written and size + length > shard_size:
-                return (piece, sample), written
-            writer.write(sample)
-            written.append(piece)
-            size += length
-    return None, written
-
-
-def _describe(path: Path, pieces: Sequence[_Piece], tracks: Sequence[str]) -> Shard:
-    """Find the payloads in the finished tar file and take its checksum."""
-    with tarfile.open(path) as tar:
-        offsets = {member.name: member.offset_data for member in tar}
-    samples = tuple(
-        Sample(
-            key=piece.key,
-            contig=piece.stretch.contig,
-            start=piece.start,
-            end=piece.end,
-            offset=offsets[f"{piece.key}.bases"],
-            tracks={name: offsets[f"{piece.key}.{name}"] for name in tracks},
-        )
-        for piece in pieces
-    )
-    return Shard(path.name, path.stat().st_size, sha256_of(path), samples)
+def _provenance(store: GenomeStore, settings: ShardSettings) -> dict[str, Any]:
+    """What the shards are made of; see `ShardIndex.provenance`."""
+    options = {**asdict(settings), "tracks": list(settings.tracks)}
+    return {
+        "tool_version": __version__,
+        "sources": store.attributes["sources"],
+        "options": options,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +19,29 @@ if TYPE_CHECKING:
     import zarr
 
 
-def write_track_file(
-    group: zarr.Group, name: str, path: Path, contigs: Mapping[str, tuple[int, int]], total: int
+def write_track_files(
+    group: zarr.Group,
+    name: str,
+    paths: Sequence[Path],
+    contigs: Mapping[str, tuple[int, int]],
+    total: int,
 ) -> None:
-    """Write a bedGraph or bigWig file as `tracks/NAME` float32 [total] of an open store.
+    """Write bedGraph or bigWig files as `tracks/NAME` float32 [total] of an open store.
 
     `contigs`: name → (start in the concatenated genome, length), in bases. Memory holds one chunk.
     Raises UserError as `read_track_file` does, where two rows give one base a value, and where
     no base gets one.
     """
     array = create_array(group.require_group("tracks"), name, "float32", total)
-    painter = _Painter(path, array)
+    painter = _Painter(paths[0], array)
     lengths = {contig: length for contig, (_, length) in contigs.items()}
-    for stretches in read_track_file(path, lengths):
-        painter.paint(stretches, contigs[stretches.contig][0])
-    painter.flush()
-    if painter.known == 0:
-        raise UserError(f"{path} gives no base a value; give another file or leave it out")
+    for path in paths:
+        painter.path, known = path, painter.known
+        for stretches in read_track_file(path, lengths):
+            painter.paint(stretches, contigs[stretches.contig][0])
+        painter.flush()
+        if painter.known == known:
+            raise UserError(f"{path} gives no base a value; give another file or leave it out")
     array.attrs.update(
         {
             "kind": "numbers, NaN where unknown",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from megatron_hyena.data.sealed import unseal, write_sealed
 from megatron_hyena.errors import UserError
 
 INDEX_FILE = "index.json"
@@ -50,6 +53,15 @@ class ShardIndex:
     """Name of the `SequenceType`; older folders hold DNA and do not tell."""
     tracks: dict[str, str] = field(default_factory=dict)
     """What the values of each track are, a name in `tracks.DTYPES`."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the shards were made of: `sources` with their SHA-256, `options`, `tool_version`, and
+    `corpus`, the digest that the manifest of a corpus gives its content."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that training reads: the shards' checksums, types and places."""
+        content = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def pieces(self) -> int:
@@ -57,12 +69,15 @@ class ShardIndex:
         return sum(len(shard.samples) for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Write `index.json` into `folder`; samples without tracks do not name them."""
+        """Write `index.json` into `folder`; samples without tracks do not name them.
+
+        It ends with a digest of itself (`data.sealed`).
+        """
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
             if not sample["tracks"]:
                 del sample["tracks"]
-        (folder / INDEX_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_sealed(folder / INDEX_FILE, content)
 
     @classmethod
     def read(cls, folder: Path) -> ShardIndex:
@@ -77,9 +92,12 @@ class ShardIndex:
 
     @classmethod
     def parse(cls, text: bytes, path: str) -> ShardIndex:
-        """The index that `path` holds. Raises UserError where it is damaged."""
+        """The index that `path` holds. Raises UserError where it is damaged.
+
+        One of an older version, without a digest, is taken as it is.
+        """
         try:
-            content = json.loads(text)
+            content = unseal(text, required=False)
             found = (content.pop("format"), content.pop("format_version"))
             shards = tuple(
                 Shard(**{**shard, "samples": tuple(Sample(**s) for s in shard["samples"])})

@@ -34,8 +34,14 @@ CHUNK = 1 << 22
 """Bytes of a chunk before compression."""
 
 
-def create_array(group: zarr.Group, name: str, dtype: str, length: int) -> zarr.Array[Any]:
-    """A new array [length] of `group`, NaN, False or 0 throughout, in chunks of `CHUNK` bytes."""
+def create_array(
+    group: zarr.Group, name: str, dtype: str, length: int, *, dense: bool = False
+) -> zarr.Array[Any]:
+    """A new array [length] of `group`, NaN, False or 0 throughout, in chunks of `CHUNK` bytes.
+
+    A chunk of nothing else has no file. To look for such chunks costs as much as to compress them:
+    of a `dense` array, which has none, this is left out.
+    """
     from zarr.codecs import ZstdCodec
 
     kind = np.dtype(dtype)
@@ -46,6 +52,7 @@ def create_array(group: zarr.Group, name: str, dtype: str, length: int) -> zarr.
         dtype=dtype,
         fill_value=np.nan if kind.kind == "f" else 0,
         compressors=ZstdCodec(level=1, checksum=True),
+        config={"write_empty_chunks": dense},
     )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.compressed import read_lines
+from megatron_hyena.formats.features import whole_number
 
 if TYPE_CHECKING:
     import pyBigWig
@@ -105,13 +106,13 @@ def _bedgraph_row(path: Path, number: int, words: list[str], contigs: Mapping[st
             "(UCSC's wigToBigWig does)"
         )
     value = _number(words[3]) if len(words) == 4 else None
-    if value is None or not (words[1].isdecimal() and words[2].isdecimal()):
+    start, end = (whole_number(word) for word in words[1:3]) if value is not None else (None, None)
+    if value is None or start is None or end is None:
         raise UserError(
             f"{path}: row {number} is no bedGraph row (contig, start and end as whole numbers, "
             "and a finite value or nan); correct or remove it"
         )
     length = _length_of(path, words[0], contigs)
-    start, end = int(words[1]), int(words[2])
     if not start < end <= length:
         raise UserError(
             f"{path}: row {number}: {start}..{end} does not lie within {words[0]!r}, which has "

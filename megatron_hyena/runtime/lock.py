@@ -28,7 +28,7 @@ def only_process_in(folder: Path, patience: float = 30.0) -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"{folder}: process {file.read().strip() or 'unknown'} is at work in this folder; "
-                "wait for it, stop it, or choose another run.output_dir"
+                "wait for it, stop it, or choose another output folder"
             )
         file.truncate(0)
         file.write(str(os.getpid()))

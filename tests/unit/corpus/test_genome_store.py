@@ -31,6 +31,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def small_chunks(monkeypatch):
     """Chunks of 7 bases, so that records, blocks and chunks fall across each other."""
     monkeypatch.setattr(prepare, "CHUNK", 7)
+    monkeypatch.setattr(store, "CHUNK", 7)
 
 
 def test_round_trip_of_many_contigs_keeps_case_and_n(tmp_path, small_chunks):

@@ -19,12 +19,14 @@ from megatron_hyena.corpus.splits import (
     default_gap,
     split_contigs,
 )
+from megatron_hyena.data.sealed import seal, unseal
 from megatron_hyena.data.shard_index import ShardIndex
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.store import Contig
 from megatron_hyena.errors import UserError
 
 LENGTH = 1_042_519
+ENDINGS = ("bases", "features", "json")
 
 
 def _copy(shards: Path, to: Path) -> Path:
@@ -98,6 +100,22 @@ def test_webdataset_reads_the_genome_back(chlamydia_shards, chlamydia_store):
         assert at == stretch.end
     assert seen.max() == 1
     assert np.count_nonzero(seen == 0) == 2 * 4096
+
+
+def test_tar_files_are_those_that_webdataset_writes(tmp_path, chlamydia_shards):
+    import tarfile
+
+    import webdataset
+    from webdataset.writer import TarWriter
+
+    ours = chlamydia_shards / "train" / "shard-000001.tar"
+    again = tmp_path / "again.tar"
+    with TarWriter(str(again), user="", group="", mtime=0, encoder=False) as writer:
+        for sample in webdataset.WebDataset([str(ours)], shardshuffle=False):
+            writer.write({k: v for k, v in sample.items() if k in ("__key__", *ENDINGS)})
+    assert again.read_bytes() == ours.read_bytes()
+    with tarfile.open(ours) as tar:
+        assert len(tar.getnames()) == 3 * 6
 
 
 def test_memory_map_equals_webdataset(chlamydia_shards):
@@ -188,11 +206,13 @@ def test_missing_and_damaged_index(tmp_path, chlamydia_shards):
     folder = _copy(chlamydia_shards / "valid", tmp_path / "valid")
     index = folder / "index.json"
     text = index.read_text()
-    for damaged in (text[:100], "[]", text.replace('"offset"', '"off"')):
+    strange = json.loads(text.replace('"offset"', '"off"'))
+    del strange["digest"]
+    for damaged in (text[:100], "[]", json.dumps(strange), text.replace("CHLTCG", "CHLTCX", 1)):
         index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
             open_runs(folder)
-    index.write_text(text.replace('"format_version": 1', '"format_version": 9'))
+    index.write_bytes(seal({**unseal(text.encode()), "format_version": 9}))
     with pytest.raises(UserError, match="version 9, not"):
         open_runs(folder)
 

@@ -12,13 +12,9 @@ from Bio.SeqFeature import Location
 
 from megatron_hyena.corpus.labels import Label, label_genome
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.annotation import (
-    AnnotatedRecord,
-    Feature,
-    Interval,
-    parse_location,
-    read_annotation,
-)
+from megatron_hyena.formats.annotation import read_annotation
+from megatron_hyena.formats.features import AnnotatedRecord, Feature, Interval
+from megatron_hyena.formats.location import parse_location
 
 CONTIG = {"chr": (0, 100)}
 
@@ -205,13 +201,13 @@ def test_names_that_do_not_match(tmp_path):
     ("content", "sentence"),
     [
         ("", "is empty"),
-        (">a\nACGT\n", "is neither GenBank nor GFF3: it begins with '>a'"),
+        (">a\nACGT\n", "is neither GenBank, EMBL, GFF3, GTF nor BED: it begins with '>a'"),
         ("##gff-version 3\n", "holds no GFF3 feature rows"),
         ("##gff-version 3\nchr\tx\tCDS\t1\n", "row 2 is no GFF3 row"),
         ("chr\tx\tCDS\t9\t3\t.\t+\t0\tID=q\n", "row 1: CDS 'q' ends before it starts"),
         (
             "LOCUS       chr 9 bp DNA\nFEATURES \n     CDS             1..5\n",
-            "fetch the file again",
+            "record 'chr' has no '//' line",
         ),
         ("LOCUS       chr 9 bp DNA\nORIGIN\n", "no '//' line"),
         (

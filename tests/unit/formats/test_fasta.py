@@ -71,7 +71,7 @@ def test_chlamydia_is_as_biopython_reads_it(chlamydia_files):
         (b">a\nAC-GT\n", "record 'a' holds '-' at position 3"),
         (b">a\nACGT>b\nGT\n", "record 'a' holds '>' at position 5"),
         (b">a\nAC\xe9\n", "record 'a' holds 'é' at position 3"),
-        (b">" + b"x" * (1 << 21), "a header line does not end"),
+        (b">" + b"x" * (1 << 21), "the header of record 1 does not end"),
     ],
 )
 def test_bad_files_are_refused_in_a_sentence(tmp_path, content, sentence):

@@ -1,0 +1,149 @@
+"""One tar file of shards: the pieces it was given, read from their stores.
+
+    KEY.bases     raw bytes, one per base          KEY.json   contig, start, end, split
+    KEY.features  flags, when asked                KEY.NAME   of each track asked for
+
+A piece that holds nothing but N (of protein: X) is left out; a file may so hold none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from megatron_hyena.corpus.pieces import Piece
+from megatron_hyena.data.alphabet import Bases, SequenceType, unknown_letters
+from megatron_hyena.data.atomic import sha256_of
+from megatron_hyena.data.shard_index import Sample, Shard
+from megatron_hyena.data.store import GenomeStore, Track
+from megatron_hyena.data.tracks import DTYPES, Values, unknown_values
+from megatron_hyena.errors import UserError
+
+StoreOf = Callable[[str], GenomeStore]
+"""The store of a sample's name."""
+
+
+def _as_they_are(bases: Bases, kind: SequenceType) -> Bases:
+    return bases
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is written of each piece."""
+
+    features: bool = False
+    """The flags of `tracks/features`, of the stores that have them."""
+    tracks: Mapping[str, str] = field(default_factory=dict)
+    """Name → what its values are, a name in `DTYPES`."""
+    curate: Callable[[Bases, SequenceType], Bases] = _as_they_are
+    """The bases as they are written, such as IUPAC codes turned to N; of the same length."""
+
+
+def write_shard(
+    path: Path,
+    split: str,
+    pieces: Sequence[Piece],
+    store_of: StoreOf,
+    layers: Layers,
+    progress: Callable[[int], object] = lambda bases: None,
+) -> Shard:
+    """Write the tar file `path`, which appears whole, and describe it for the index.
+
+    Numbers of a track that a store lacks are written as unknown. `progress` is told the bases of
+    each piece. The same stores and pieces give the same bytes. Raises UserError for marks of a
+    track that a store lacks, and for a track of another kind than `layers` says.
+    """
+    written: list[Piece] = []
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for piece, sample in _samples(split, pieces, store_of, layers):
+                for ending, content in sorted(sample.items()):
+                    tar.addfile(_member(f"{piece.key}.{ending}", len(content)), BytesIO(content))
+                if sample:
+                    written.append(piece)
+                progress(piece.length)
+        shard = _describe(partial, path.name, written, layers.tracks)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return shard
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """As WebDataset writes it, so that its readers find what they know (read-only, no owner)."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o444, 0
+    return member
+
+
+def _samples(
+    split: str, pieces: Sequence[Piece], store_of: StoreOf, layers: Layers
+) -> Iterator[tuple[Piece, dict[str, bytes]]]:
+    """Each piece with its members by their endings: none of one without a known letter."""
+    opened: dict[str, dict[str, Track]] = {}
+    for piece in pieces:
+        store = store_of(piece.sample)
+        if piece.sample not in opened:
+            opened[piece.sample] = {name: store.track(name) for name in store.tracks}
+        found = opened[piece.sample]
+        place = (piece.contig, piece.start, piece.end)
+        bases = layers.curate(store.read(*place), store.type)
+        if unknown_letters(store.type, bases).all():
+            yield piece, {}
+            continue
+        description = {
+            "contig": piece.name,
+            "start": piece.start,
+            "end": piece.end,
+            "split": split,
+        }
+        sample = {
+            "bases": bases.tobytes(),
+            "json": json.dumps(description).encode("utf-8"),
+        }
+        if layers.features and "features" in found:
+            sample["features"] = found["features"].read(*place).tobytes()
+        for name, kind in layers.tracks.items():
+            values = _values(store, name, kind, found.get(name), piece)
+            sample[name] = values.astype(DTYPES[kind]).tobytes()
+        yield piece, sample
+
+
+def _values(store: GenomeStore, name: str, kind: str, track: Track | None, piece: Piece) -> Values:
+    if track is not None and track.array.dtype.name == kind:
+        return track.read(piece.contig, piece.start, piece.end)
+    if track is not None:
+        raise UserError(
+            f"{store.path}: the track {name!r} holds {track.array.dtype.name}, that of other "
+            f"samples {kind}; give them tracks of one kind"
+        )
+    if DTYPES[kind].kind == "f":
+        return unknown_values(DTYPES[kind], piece.length)
+    raise UserError(
+        f"{store.path} has no track {name!r}, and marks are not unknown as numbers can be; write "
+        "the track or leave the sample out"
+    )
+
+
+def _describe(path: Path, name: str, pieces: Sequence[Piece], tracks: Mapping[str, str]) -> Shard:
+    """Find the payloads in the finished tar file and take its checksum."""
+    with tarfile.open(path) as tar:
+        offsets = {member.name: member.offset_data for member in tar}
+    samples = tuple(
+        Sample(
+            key=piece.key,
+            contig=piece.name,
+            start=piece.start,
+            end=piece.end,
+            offset=offsets[f"{piece.key}.bases"],
+            tracks={track: offsets[f"{piece.key}.{track}"] for track in tracks},
+        )
+        for piece in pieces
+    )
+    return Shard(name, path.stat().st_size, sha256_of(path), samples)

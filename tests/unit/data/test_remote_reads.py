@@ -109,13 +109,15 @@ def test_an_object_shorter_than_its_index_tells(stored):
         whole(url, len(CONTENT) + 1)
 
 
-def test_silence_is_a_failure(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(remote, "TIMEOUT", 0.2)
-    (tmp_path / "x.tar").write_bytes(CONTENT)
-    with WebFolder(tmp_path) as web, Trouble(web.port) as trouble:
-        trouble.plan("x.tar", "hang")
-        assert whole(f"{trouble.url}/x.tar") == CONTENT
-    assert "timed out" in capfd.readouterr().err
+def test_silence_is_a_failure(stored, monkeypatch, capfd):
+    url, trouble = stored
+    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+    trouble.plan("x.tar", "hang")
+    assert whole(url) == CONTENT
+    assert "attempt 1 of 4" in capfd.readouterr().err
+    trouble.plan("x.tar", "hang*")
+    with pytest.raises(UnreachableError, match=r"(?i)time"):
+        b"".join(read_range(url, 0, 10, Retry(attempts=2, first=0.01)))
 
 
 def test_pauses_double_up_to_the_longest(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import shutil
 
@@ -272,6 +273,24 @@ def test_evaluation_reads_a_store(stored, local, cache):
     for (bases, weights), (wanted, wanted_weights) in zip(found, expected, strict=True):
         assert np.array_equal(bases, wanted)
         assert np.array_equal(weights, wanted_weights)
+
+
+def _read_all(runs, answers) -> None:
+    answers.put([run.read(0, run.length).tobytes() for run in runs])
+
+
+def test_a_forked_process_reads_a_store_that_its_parent_reads(stored, local, cache):
+    """Clients of the parent, with their threads and connections, are not the child's."""
+    context = multiprocessing.get_context("fork")
+    runs = open_runs(ShardSource(stored, cache))
+    runs[0].read(0, 10)
+    answers = context.SimpleQueue()
+    child = context.Process(target=_read_all, args=(runs, answers), daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert answers.get() == [run.read(0, run.length).tobytes() for run in open_runs(local)]
+    same(runs, open_runs(local))
 
 
 def test_runs_of_a_store_can_be_sent_to_another_process(stored, local, cache):

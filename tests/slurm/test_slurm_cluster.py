@@ -237,7 +237,7 @@ def test_a_corpus_is_made_by_a_chain_of_arrays(cluster: Environment, tmp_path: P
     run(cluster, *tool, *options, "--output", tmp_path / "here")
 
     def chain(output: Path) -> dict[str, Job]:
-        submit = [sys.executable, "-m", "launch.submit", "--tasks", "2", "--output", output]
+        submit = [sys.executable, "-m", "launch.submit", "--tasks", "2", "--output", str(output)]
         reply = run(cluster, *submit, "--prepare", *options)
         return {
             stage: Job(cluster, number, output / ".work/slurm")

@@ -40,7 +40,7 @@ CORPUS_HEAD = """# Options of a corpus
 A corpus is described by a YAML file and overrides, as a run is (includes, too); see
 [corpus.md](corpus.md):
 
-    python -m tools.prepare_corpus configs/corpus/example.yaml splits.gap=4096 --output corpus/one"""
+    python -m tools.prepare_corpus configs/corpus/example.yaml splits.gap=4096 --output corpus/x"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ _PLAIN = re.compile(r"[\w./%:@+=,-]*")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 
 
-class _ShellTemplate(string.Template):
+class ShellTemplate(string.Template):
     """`@@{name}` is replaced; a `$` or a single `@` belongs to the shell."""
 
     delimiter = "@@"
@@ -118,7 +118,7 @@ def time_limit_seconds(text: str) -> int:
 def render(spec: JobSpec) -> str:
     """The sbatch script of a job."""
     words = [spec.python, "-m", spec.module, spec.config, *spec.overrides]
-    return _ShellTemplate(TEMPLATE.read_text()).substitute(
+    return ShellTemplate(TEMPLATE.read_text()).substitute(
         directives="\n".join(f"#SBATCH {option}" for option in _directives(spec)),
         log_dir=shlex.quote(str(spec.log_dir)),
         gpus_per_node=spec.gpus_per_node,
@@ -147,10 +147,16 @@ def _directives(spec: JobSpec) -> list[str]:
         ("signal", f"USR1@{spec.grace_seconds}"),
         *spec.options,
     ]
-    return [_directive(name, str(value)) for name, value in options if value is not None]
+    return [directive(name, str(value)) for name, value in options if value is not None]
 
 
-def _directive(name: str, value: str) -> str:
+def option_of(text: str) -> tuple[str, str]:
+    """Name and value of `NAME=VALUE` or `NAME`, as `--sbatch-option` takes them."""
+    name, _, value = text.removeprefix("--").partition("=")
+    return name, value
+
+
+def directive(name: str, value: str) -> str:
     """One option; a value that is not plain is quoted the way sbatch reads its own comments."""
     if not name or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise UserError(

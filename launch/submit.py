@@ -2,28 +2,31 @@
 
     python -m launch.submit configs/run/X.yaml --nodes 4 --gpus-per-node 8 --time 24:00:00
     python -m launch.submit configs/run/X.yaml --nodes 2 --gpus-per-node 0 --dry-run
+    python -m launch.submit --prepare configs/corpus/X.yaml --output corpus/x --tasks 32
 
 The script lands in the run's folder, `slurm/train.sbatch`, beside one log per job. docs/slurm.md
-tells what happens at the time limit.
+tells what happens at the time limit. `--prepare` makes a corpus instead: launch/prepare.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from launch.script import JobSpec, render
+from launch import prepare
+from launch.queue import require_sbatch, submit_script
+from launch.script import JobSpec, option_of, render
 from megatron_hyena.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Render and submit one job; 0 when it is queued (or printed), 2 after a user's mistake."""
-    arguments = _parse(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--prepare" for word in given):
+        return prepare.main(given)
+    arguments = _parse(given)
     try:
         spec = _spec(arguments)
         script = render(spec)
@@ -37,8 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="launch.submit", description=__doc__.splitlines()[0])
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="launch.submit",
+        description=__doc__.splitlines()[0],
+        epilog="With --prepare CONFIG a corpus is made instead; see --prepare X --help.",
+    )
     add = parser.add_argument
     add("config", help="the run's YAML file")
     add("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
@@ -89,35 +96,17 @@ def _spec(arguments: argparse.Namespace) -> JobSpec:
         grace_seconds=arguments.grace,
         partition=arguments.partition,
         account=arguments.account,
-        options=tuple(_option(text) for text in arguments.sbatch_option),
+        options=tuple(option_of(text) for text in arguments.sbatch_option),
     )
     check_layout(config, spec.world_size)
     return spec
 
 
-def _option(text: str) -> tuple[str, str]:
-    name, _, value = text.removeprefix("--").partition("=")
-    return name, value
-
-
 def _submit(spec: JobSpec, script: str) -> None:
     """Write the script into the run's folder, submit it, and say where to look."""
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "sbatch was not found: run this on a login node of a Slurm cluster, or add --dry-run "
-            "to see the script"
-        )
-    spec.log_dir.mkdir(parents=True, exist_ok=True)
+    require_sbatch()
     path = spec.log_dir / "train.sbatch"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(script)
-    os.replace(temporary, path)
-
-    reply = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
-    if reply.returncode != 0:
-        reason = (reply.stderr.strip().splitlines() or [f"exit status {reply.returncode}"])[-1]
-        raise UserError(f"Slurm did not take {path} ({reason}): mend that and submit again")
-    job = reply.stdout.strip().split(";")[0]
+    job = submit_script(path, script)
     log = shlex.quote(str(spec.log_dir / f"{job}.log"))
     print(f"submitted job {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks")
     print(f"  script   {path}")

@@ -1,4 +1,4 @@
-"""Write `docs/configuration.md` from the strings under the configuration's fields.
+"""Write `docs/configuration.md` and `docs/corpus_options.md` from the strings under their fields.
 
 python -m tools.config_reference [--check]
 """
@@ -8,12 +8,18 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "configuration.md"
-SOURCES = ("sections.py", "model.py")
+CORPUS_PAGE = REPOSITORY / "docs" / "corpus_options.md"
+SOURCES = ("config/sections.py", "config/model.py")
+CORPUS_SOURCES = tuple(f"corpus/{n}.py" for n in ("options", "curation", "sketch", "splitting"))
+_RAISES = re.compile(r" Raises UserError[^.]*\.")  # for those who read the code
 HEAD = """# Configuration
 
 <!-- Written by `python -m tools.config_reference` from megatron_hyena/config; do not edit. -->
@@ -27,66 +33,95 @@ A file may start from fragments, named relative to itself:
 the file, then the command line. An unknown key is an error, and so is one key twice in one file.
 `--dry-run` prints the resolved configuration and what the run would cost."""
 
+CORPUS_HEAD = """# Options of a corpus
+
+<!-- Written by `python -m tools.config_reference` from megatron_hyena/corpus; do not edit. -->
+
+A corpus is described by a YAML file and overrides, as a run is (includes, too); see
+[corpus.md](corpus.md):
+
+    python -m tools.prepare_corpus configs/corpus/example.yaml splits.gap=4096 --output corpus/x"""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page, or with `--check` only compare; 1 if it is out of date."""
+    """Write the pages, or with `--check` only compare; 1 if one is out of date."""
     parser = argparse.ArgumentParser(
         prog="tools.config_reference", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
     arguments = parser.parse_args(argv)
-    text = render()
-    if arguments.check:
-        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE} is {'current' if current else 'out of date; run make docs'}")
-        return 0 if current else 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(PAGE)
-    return 0
+    outdated = 0
+    for page, text in ((PAGE, render()), (CORPUS_PAGE, render_corpus())):
+        if arguments.check:
+            current = page.is_file() and page.read_text(encoding="utf-8") == text
+            print(f"{page} is {'current' if current else 'out of date; run make docs'}")
+            outdated += not current
+        else:
+            page.write_text(text, encoding="utf-8")
+            print(page)
+    return 1 if outdated else 0
 
 
 def render() -> str:
-    """The page: one table for each section of `Config`, in its order; parts in their section's."""
-    classes = _classes()
-    parts = [HEAD]
-    for section in _fields(classes["Config"]):
+    """The page of a run: one table for each section of `Config`, in its order."""
+    from megatron_hyena.config import Config, config_dict
+
+    return _page(HEAD, "Config", SOURCES, config_dict(Config()))
+
+
+def render_corpus() -> str:
+    """The same of a corpus, for `CorpusOptions`."""
+    from megatron_hyena.corpus.options import CorpusOptions
+    from megatron_hyena.yaml_sections import plain_values
+
+    return _page(CORPUS_HEAD, "CorpusOptions", CORPUS_SOURCES, plain_values(CorpusOptions()))
+
+
+def _page(head: str, root: str, sources: Sequence[str], defaults: dict[str, Any]) -> str:
+    """One table for each section of the class `root`; parts stand in their section's."""
+    classes = _classes(sources)
+    parts = [head]
+    for section in _fields(classes[root]):
         definition = classes[section.type]
-        parts.append(f"\n## {section.name}\n\n{ast.get_docstring(definition)}\n")
+        described = _RAISES.sub("", ast.get_docstring(definition) or "")
+        parts.append(f"\n## {section.name}\n\n{described}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
-        parts += _rows(definition, section.name, classes)
+        parts += _rows(definition, section.name, classes, defaults[section.name])
     return "\n".join(parts) + "\n"
 
 
-def _rows(definition: ast.ClassDef, prefix: str, classes: dict[str, ast.ClassDef]) -> list[str]:
+def _rows(
+    definition: ast.ClassDef,
+    prefix: str,
+    classes: dict[str, ast.ClassDef],
+    defaults: dict[str, Any],
+) -> list[str]:
     rows = []
     for field in _fields(definition):
-        key = f"{prefix}.{field.name}"
+        key, default = f"{prefix}.{field.name}", defaults[field.name]
         if field.type in classes:
-            rows += _rows(classes[field.type], key, classes)
+            rows += _rows(classes[field.type], key, classes, default)
         else:
-            rows.append(f"| `{key}` | {field.type} | `{field.default}` | {field.meaning} |")
+            rows.append(f"| `{key}` | {field.type} | `{json.dumps(default)}` | {field.meaning} |")
     return rows
 
 
 class Field:
-    """One annotated name of a section, with its default as written and the string under it."""
+    """One annotated name of a section and the string under it."""
 
     def __init__(self, line: ast.AnnAssign, following: ast.stmt | None) -> None:
         assert isinstance(line.target, ast.Name)
         self.name, self.type = line.target.id, ast.unparse(line.annotation)
         if self.type.startswith("tuple["):
             self.type = "list"  # as it is written in YAML
-        self.default = ""
-        if line.value is not None and not isinstance(line.value, ast.Call):
-            self.default = json.dumps(ast.literal_eval(line.value))
         described = following.value if isinstance(following, ast.Expr) else None
         text = described.value if isinstance(described, ast.Constant) else ""
         self.meaning = " ".join(str(text).split()).replace("|", "\\|")
 
 
-def _classes() -> dict[str, ast.ClassDef]:
-    folder = REPOSITORY / "megatron_hyena" / "config"
-    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in SOURCES]
+def _classes(sources: Sequence[str]) -> dict[str, ast.ClassDef]:
+    folder = REPOSITORY / "megatron_hyena"
+    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in sources]
     return {n.name: n for tree in trees for n in tree.body if isinstance(n, ast.ClassDef)}
 
 

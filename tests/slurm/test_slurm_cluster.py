@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from launch.local_cluster import install, local_cluster, missing_requirement
 from launch.script import JobSpec, render
 from megatron_hyena.errors import UserError
+from tests.oracles.small_corpus import OVERRIDES, tree, write_inputs
 
 REPOSITORY = Path(__file__).parents[2]
 GENOME = REPOSITORY / "examples/chlamydia/ct.fasta.gz"
@@ -223,3 +225,42 @@ def logged_steps(run_dir: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return [row for row in rows if "loss" in row]
+
+
+def test_a_corpus_is_made_by_a_chain_of_arrays(cluster: Environment, tmp_path: Path) -> None:
+    """`launch.submit --prepare`: the bytes of a run on this machine; a failure stops the chain."""
+    sheet = write_inputs(tmp_path / "inputs")
+    config = tmp_path / "corpus.yaml"
+    config.write_text(f"inputs: {{sheet: {sheet}}}\n")
+    options = [str(config), *OVERRIDES]
+    tool = [sys.executable, "-m", "tools.prepare_corpus"]
+    run(cluster, *tool, *options, "--output", tmp_path / "here")
+
+    def chain(output: Path) -> dict[str, Job]:
+        submit = [sys.executable, "-m", "launch.submit", "--tasks", "2", "--output", str(output)]
+        reply = run(cluster, *submit, "--prepare", *options)
+        return {
+            stage: Job(cluster, number, output / ".work/slurm")
+            for stage, number in re.findall(r"(store|plan|shards|finish) (\d+)", reply)
+        }
+
+    jobs = chain(tmp_path / "there")
+    assert list(jobs) == ["store", "plan", "shards", "finish"]
+    jobs["finish"].wait_for_end(240)
+    assert jobs["finish"].field("JobState") == "COMPLETED"
+    logs = sorted(path.name for path in (tmp_path / "there/.work/slurm").glob("*.log"))
+    store, plan, shards, finish = (job.number for job in jobs.values())
+    arrays = [f"{name}_{i}" for name in (f"store-{store}", f"shards-{shards}") for i in (0, 1)]
+    names = (*arrays, f"plan-{plan}", f"finish-{finish}")
+    assert logs == sorted(f"{name}.log" for name in names)
+    here, there = (tree(tmp_path / name) for name in ("here", "there"))
+    assert {name: data for name, data in there.items() if "slurm" not in name} == here
+
+    sheet.with_name("alpha.fa.gz").write_bytes(gzip.compress(b">a\nAC\n>a\nAC\n"))
+    jobs = chain(tmp_path / "failed")
+    jobs["finish"].wait_for_end(240)
+    assert jobs["finish"].field("JobState") == "CANCELLED"
+    assert jobs["plan"].field("JobState") == "CANCELLED"
+    log = tmp_path / f"failed/.work/slurm/store-{jobs['store'].number}_0.log"
+    assert "two records are named 'a'" in log.read_text()
+    assert not (tmp_path / "failed/manifest.json").exists()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from megatron_hyena.config import Config, config_dict, valid_keys
+import pytest
+
+from megatron_hyena.config import Config
+from megatron_hyena.corpus.options import CorpusOptions
+from megatron_hyena.yaml_sections import keys_of, plain_values
 from tools import config_reference
 
 
@@ -13,14 +17,17 @@ def test_the_page_is_current() -> None:
     assert config_reference.main(["--check"]) == 0, "run make docs"
 
 
-def test_every_key_is_on_the_page_with_its_default_and_its_meaning() -> None:
+@pytest.mark.parametrize("page", ["run", "corpus"])
+def test_every_key_is_on_the_page_with_its_default_and_its_meaning(page: str) -> None:
+    text = config_reference.render() if page == "run" else config_reference.render_corpus()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in config_reference.render().splitlines()
+        for line in text.splitlines()
         if line.startswith("| `")
     ]
-    assert [row[0].strip("`") for row in rows] == valid_keys()
-    values = config_dict(Config())
+    schema: type[Any] = Config if page == "run" else CorpusOptions
+    assert [row[0].strip("`") for row in rows] == keys_of(schema)
+    values = plain_values(schema())
     for key, kind, default, meaning in rows:
         value: Any = values
         for name in key.strip("`").split("."):

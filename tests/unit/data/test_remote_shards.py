@@ -257,6 +257,11 @@ def test_nothing_left_is_no_corpus(where, local, tmp_path, bucket, cache):
             run.read(0, run.length)
     assert len(corrupt.shards) == count
 
+    corrupt = CorruptShards("skip")  # of a mixture, opened twice, the other part is left
+    for _ in range(2):
+        runs = open_runs(ShardSource(f"{local},{source}", cache, corrupt))
+        assert (runs[-1].read(0, 10) == PAD).all()
+
 
 def test_what_is_refused_or_misspelt_always_stops(stored, cache, bucket):
     run = open_runs(ShardSource(stored, cache, CorruptShards("skip")))[0]

@@ -9,7 +9,7 @@ so is compared hash by hash: the results are those of all pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +66,16 @@ def _ranges(starts: Numbers, counts: Numbers) -> Numbers:
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
 
 
-def similar_pairs(records: Sequence[Record], wanted: float) -> Iterator[tuple[int, int]]:
+def similar_pairs(
+    records: Sequence[Record],
+    wanted: float,
+    known: Callable[[int, int], bool] = lambda a, b: False,
+) -> Iterator[tuple[int, int]]:
     """Numbers of records that are similar to `wanted` or more, each pair once.
 
     The similarity is that of the maximum containment, of the smaller sketch in the larger one: a
     contig is similar to the genome that it is part of. A record without hashes is similar to none.
+    Pairs that are `known`, when it is their turn, are not compared.
     """
     sizes = np.array([len(record.sketch) for record in records], dtype=np.int64)
     index = HashIndex([record.sketch for record in records])
@@ -80,7 +85,7 @@ def similar_pairs(records: Sequence[Record], wanted: float) -> Iterator[tuple[in
             others = index.sharing(i, least)
             larger = (sizes[others] > sizes[i]) | ((sizes[others] == sizes[i]) & (others > i))
             for j in others[larger].tolist():
-                if index.shared(i, j) >= least:
+                if not known(i, j) and index.shared(i, j) >= least:
                     yield i, j
 
 
@@ -112,6 +117,10 @@ class Groups:
             thing = parent[thing]
         return thing
 
+    def together(self, a: int, b: int) -> bool:
+        """Whether both are in one group."""
+        return self.first(a) == self.first(b)
+
     def join(self, a: int, b: int) -> None:
         """Make one group of theirs."""
         a, b = self.first(a), self.first(b)
@@ -121,9 +130,10 @@ class Groups:
 def clusters(records: Sequence[Record], wanted: float) -> Groups:
     """Connected components: records are together that are similar, and what those are similar to.
 
-    So no record is similar, to `wanted` or more, to one of another cluster.
+    So no record is similar, to `wanted` or more, to one of another cluster. What is together
+    already is not compared, so that a repeat in many records costs little.
     """
     groups = Groups(len(records))
-    for a, b in similar_pairs(records, wanted):
+    for a, b in similar_pairs(records, wanted, groups.together):
         groups.join(a, b)
     return groups

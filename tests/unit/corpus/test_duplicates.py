@@ -14,7 +14,7 @@ from megatron_hyena.corpus.curation import CurationRules
 from megatron_hyena.corpus.decisions import EXACT, EXCLUDED, NEAR, SHORT, decide, excluded
 from megatron_hyena.corpus.duplicates import exact_duplicates, near_duplicates
 from megatron_hyena.corpus.homology import HashIndex, clusters, similar_pairs
-from megatron_hyena.corpus.records import Decision
+from megatron_hyena.corpus.records import Decision, Record
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.errors import UserError
 from tests.oracles.sketches import alike, components, record
@@ -66,7 +66,8 @@ def test_pairs_and_clusters_are_those_of_all_pairs(sets, wanted, protein):
 
 def _greedy(records, wanted):
     """Names of the copies and of what is kept for them, one comparison after the other."""
-    kept, found = [], {}
+    kept: list[Record] = []
+    found = {}
     for item in sorted(records, key=lambda r: (-r.length, r.sample, r.contig)):
         own = set(item.sketch.tolist())
         for other in kept:
@@ -100,7 +101,7 @@ def test_exact_duplicates_in_any_order(texts, seed):
     records = [
         record(f"s/{i}", text=text, kind=SequenceType(kind)) for i, (text, kind) in enumerate(texts)
     ]
-    first = {}
+    first: dict[tuple[str, int], str] = {}
     for item, text in zip(records, texts, strict=True):
         first.setdefault(text, item.name)
     expected = {

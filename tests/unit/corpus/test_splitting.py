@@ -38,7 +38,7 @@ def _corpus(sizes, sets=None, taxa=None):
 
 def _of(splitting):
     """Name → split; each record lies in one."""
-    found = {}
+    found: dict[str, str] = {}
     for stretch in splitting.stretches:
         assert found.setdefault(stretch.contig, stretch.split) == stretch.split
     return found

@@ -1,1 +1,1 @@
-"""Files of the field, parsed: sequences, annotation, numbers per base."""
+"""Files of the field, parsed: sequences, annotation, alignments, numbers per base, sheets."""

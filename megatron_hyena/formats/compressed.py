@@ -12,10 +12,15 @@ from typing import Any, Protocol
 
 from megatron_hyena.errors import UserError
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some editors put before UTF-8 text."""
-
 _GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGIC = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty last block of every bgzip file (SAM specification, 4.1.2)."""
 _LINES_AT_ONCE = 1 << 20
@@ -35,8 +40,8 @@ def read_blocks(
     """Yield the contents of `path`, plain, gzip or bgzip, in blocks of at most `block_bytes`.
 
     Compression is told by the first two bytes, not by the name. `digest` is shown the bytes of the
-    file as they lie on disk. Raises UserError where the file is missing, empty, or a damaged or
-    truncated gzip file.
+    file as they lie on disk; a byte order mark at the beginning is left out. Raises UserError where
+    the file is missing, empty, compressed otherwise, or a damaged or truncated gzip file.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the files in it")
@@ -45,14 +50,21 @@ def read_blocks(
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; fetch or copy it again")
     with path.open("rb", buffering=0) as file:
-        zipped = file.read(2) == _GZIP_MAGIC
+        head = file.read(8)
         file.seek(0)
+        for magic, program in _OTHER_MAGIC.items():
+            if head.startswith(magic):
+                raise UserError(f"{path} is compressed by {program}; unpack it, or use gzip")
+        zipped = head.startswith(_GZIP_MAGIC)
         shown = _Shown(file, digest)
-        if zipped:
-            yield from _gzip_blocks(path, shown, block_bytes)
-        else:
-            while block := shown.read(block_bytes):
-                yield block
+        blocks = _gzip_blocks(path, shown, block_bytes) if zipped else _plain(shown, block_bytes)
+        start = b""
+        while len(start) < len(_BYTE_ORDER_MARK) and (block := next(blocks, b"")):
+            start += block
+        start = start.removeprefix(_BYTE_ORDER_MARK)
+        for at in range(0, len(start), block_bytes):
+            yield start[at : at + block_bytes]
+        yield from blocks
 
 
 def read_start(path: Path, size: int = 1 << 12) -> bytes:
@@ -74,9 +86,7 @@ def read_lines(
     """
     rest, number = b"", 0
     for block in read_blocks(path, _LINES_AT_ONCE, digest):
-        text = rest + block if number or rest else block.removeprefix(BYTE_ORDER_MARK)
-        if not text:
-            continue
+        text = rest + block
         lines = text.splitlines()
         # A CR at the end may be half of a CRLF.
         rest = b"" if text.endswith(b"\n") else lines.pop() + b"\r" * text.endswith(b"\r")
@@ -107,6 +117,11 @@ class _Shown(io.RawIOBase):
         if self.digest is not None:
             self.digest.update(memoryview(buffer)[:count])
         return count
+
+
+def _plain(shown: _Shown, block_bytes: int) -> Iterator[bytes]:
+    while block := shown.read(block_bytes):
+        yield block
 
 
 def _gzip_blocks(path: Path, shown: _Shown, block_bytes: int) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.compressed import BYTE_ORDER_MARK, Digest, read_blocks
+from megatron_hyena.formats.compressed import Digest, read_blocks
 from megatron_hyena.formats.pieces import BLOCK, Piece, Records
 
 _BLANKS = b"\r\n\t "
@@ -66,12 +66,9 @@ class _Parser:
         self.headers = 0
         self.header: bytes | None = None
         self.at_line_start = True
-        self.at_file_start = True
 
     def feed(self, block: bytes) -> Iterator[Piece]:
         """Yield the pieces that `block`, the next bytes of the file, completes."""
-        if self.at_file_start:
-            block, self.at_file_start = block.removeprefix(BYTE_ORDER_MARK), False
         at = 0
         while at < len(block):
             if self.header is not None:

@@ -162,7 +162,7 @@ def _read_head(entry: _Entry, number: int, line: str) -> None:
         entry.table.append((number, f"     {line[5:]}"))
     elif entry.in_table and line.startswith(" "):
         entry.table.append((number, line))
-    elif line.strip():
+    elif words:
         entry.in_table = False
         if words[0] in ("ACCESSION", "AC"):
             entry.names += words[1:2]

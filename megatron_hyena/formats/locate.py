@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ ANNOTATION_ENDINGS = ("gff", "gff3", "gtf", "bed", *_FLAT)
 TRACK_ENDINGS = ("bw", "bigwig", "bedgraph", "bdg", "bg")
 ZIP_ENDINGS = ("gz", "bgz", "bgzf")
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
 
 def locate(given: Sequence[str | Path], endings: Sequence[str]) -> list[Path]:
     """The files that are meant, in order and each once.
@@ -23,10 +26,12 @@ def locate(given: Sequence[str | Path], endings: Sequence[str]) -> list[Path]:
     A folder stands for the files right in it that have one of the `endings`, and a glob (`*`, `?`,
     `[…]`, `**` for folders at any depth) for what it matches, both sorted by name. A name that is
     a file's is that file's, whatever signs it holds; a file that does not exist is left for its
-    reader to refuse. Raises UserError for a folder and a glob that stand for nothing.
+    reader to refuse. Raises UserError for a folder and a glob that stand for nothing, and for URLs.
     """
     files: dict[Path, None] = {}
     for one in map(Path, given):
+        if _URL.match(str(one)):
+            raise UserError(f"{one} is not on this machine; fetch it and name the copy")
         found = [one]
         if not one.exists() and glob.has_magic(str(one)):
             found = [Path(name) for name in sorted(glob.glob(str(one), recursive=True))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats import fasta, flatfile, maf, twobit
-from megatron_hyena.formats.compressed import BYTE_ORDER_MARK, Digest, read_start
+from megatron_hyena.formats.compressed import Digest, read_start
 from megatron_hyena.formats.pieces import BLOCK, Piece
 
 
@@ -18,7 +18,7 @@ def sequence_format(path: Path) -> str:
     What is none of the others counts as FASTA, whose reader says what it finds instead. Raises
     UserError where the file is missing, empty or damaged.
     """
-    start = read_start(path).removeprefix(BYTE_ORDER_MARK)
+    start = read_start(path)
     if start[:4] in twobit.MAGIC:
         with path.open("rb") as file:
             if file.read(4) != start[:4]:

@@ -64,7 +64,6 @@ def read_sheet(path: Path) -> list[SampleRow]:
     rows: list[SampleRow] = []
     lines_of: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
-        line = line.removeprefix("\ufeff") if number == 1 else line
         if not line.strip() or line.startswith("#"):
             continue
         cells = [cell.strip() for cell in line.split("\t")]

@@ -1,8 +1,7 @@
 """Numbers beside the bases, read from bedGraph (plain or gzip) and bigWig files.
 
 Both give stretches of one value, 0-based and half-open. bedGraph: four columns, contig, start, end
-and value (UCSC); a value `nan` says that nothing is known. bigWig (Kent et al. 2010) needs the
-library pyBigWig, which the extra `bigwig` installs.
+and value (UCSC); a value `nan` says that nothing is known.
 """
 
 from __future__ import annotations
@@ -10,23 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.bigwig import MAGIC, BigWig
 from megatron_hyena.formats.compressed import read_lines
 from megatron_hyena.formats.features import whole_number
 
-if TYPE_CHECKING:
-    import pyBigWig
-
-_BIGWIG_MAGIC = (bytes.fromhex("888ffc26"), bytes.fromhex("26fc8f88"))
 _NO_ROWS = frozenset(("track", "browser"))
 _WIGGLE = frozenset(("fixedStep", "variableStep"))
 _ROWS_AT_ONCE = 1 << 18
-_BASES_AT_ONCE = 1 << 18
 _GREATEST = float(np.finfo(np.float32).max)
 
 
@@ -44,11 +38,12 @@ class Stretches:
 
 
 def check_track_file(path: Path) -> None:
-    """Raise UserError where `path` cannot be opened: missing, or bigWig without pyBigWig."""
+    """Raise UserError where `path` cannot be opened: missing, or damaged at its beginning."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; check the path")
     if _is_bigwig(path):
-        _open_bigwig(path).close()
+        with BigWig(path):
+            pass
 
 
 def read_track_file(path: Path, contigs: Mapping[str, int]) -> Iterator[Stretches]:
@@ -66,7 +61,7 @@ def read_track_file(path: Path, contigs: Mapping[str, int]) -> Iterator[Stretche
 
 def _is_bigwig(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(4) in _BIGWIG_MAGIC
+        return file.read(4) in MAGIC
 
 
 # bedGraph ----------------------------------------------------------------------------------------
@@ -144,48 +139,15 @@ def _length_of(path: Path, contig: str, contigs: Mapping[str, int]) -> int:
 # bigWig ------------------------------------------------------------------------------------------
 
 
-def _open_bigwig(path: Path) -> pyBigWig.bigWigFile:
-    try:
-        import pyBigWig
-    except ImportError as error:
-        raise UserError(
-            f"{path} is bigWig, which needs pyBigWig; pip install 'megatron-hyena[bigwig]', or "
-            "turn it into bedGraph (UCSC's bigWigToBedGraph does)"
-        ) from error
-    try:
-        return pyBigWig.open(str(path))
-    except RuntimeError as error:
-        raise UserError(f"{path} is a damaged bigWig file ({error}); fetch it again") from error
-
-
 def _read_bigwig(path: Path, contigs: Mapping[str, int]) -> Iterator[Stretches]:
-    file = _open_bigwig(path)
-    try:
-        for contig, length in file.chroms().items():
+    with BigWig(path) as file:
+        for contig, length in file.contigs.values():
             if length != _length_of(path, contig, contigs):
                 raise UserError(
                     f"{path}: {contig!r} has {length} bases there, but {contigs[contig]} in the "
                     "genome; give the track of this very assembly"
                 )
-            for start in range(0, length, _BASES_AT_ONCE):
-                yield from _bigwig_window(path, file, contig, start, length)
-    finally:
-        file.close()
-
-
-def _bigwig_window(
-    path: Path, file: Any, contig: str, start: int, length: int
-) -> Iterator[Stretches]:
-    """The intervals of one window, cut at its ends; none where it has no values."""
-    end = min(length, start + _BASES_AT_ONCE)
-    try:
-        found = file.intervals(contig, start, end)
-    except RuntimeError as error:
-        raise UserError(f"{path} is a damaged bigWig file ({error}); fetch it again") from error
-    if found:
-        table = np.array(found, dtype=np.float64)
-        edges = np.clip(table[:, :2].astype(np.int64), start, end)
-        values = table[:, 2].astype(np.float32)
-        kept = (edges[:, 0] < edges[:, 1]) & np.isfinite(values)
-        if kept.any():
-            yield Stretches(contig, edges[kept, 0], edges[kept, 1], values[kept])
+        for contig, starts, ends, values in file.sections():
+            kept = np.isfinite(values)
+            if kept.any():
+                yield Stretches(contig, starts[kept], ends[kept], values[kept])

@@ -33,7 +33,7 @@ def test_a_row_with_blocks_is_a_transcript(tmp_path):
     assert not np.any(_painted(path) & int(Label.CDS_MINUS | Label.CDS_PLUS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 49), st.integers(1, 50), st.sampled_from("+-.")),

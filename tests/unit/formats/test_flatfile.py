@@ -52,7 +52,7 @@ def _records(draw) -> list[SeqRecord]:
     return records
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_records(), st.sampled_from(list(FORMATS)), st.integers(1, 80), st.integers(0, 3))
 def test_what_biopython_writes(tmp_path_factory, records, form, block, ends):
     path = tmp_path_factory.mktemp("flat") / "a.txt"

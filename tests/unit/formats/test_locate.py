@@ -52,6 +52,9 @@ def test_names_that_stand_for_nothing(folder):
     with pytest.raises(UserError, match=r"deep is a folder without files that end in \.bw, "):
         locate([folder / "deep"], TRACK_ENDINGS)
     assert [path.name for path in locate([folder], ANNOTATION_ENDINGS)] == ["d.gff3"]
+    for remote in ("s3://bucket/a.fa", Path("https://host/a.fa")):
+        with pytest.raises(UserError, match="is not on this machine; fetch it and name the copy"):
+            locate([remote], SEQUENCE_ENDINGS)
 
 
 def test_names_without_their_endings():

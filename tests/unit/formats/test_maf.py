@@ -124,7 +124,7 @@ def _alignments(draw) -> str:
     return "##maf version=1\n" + "".join(draw(st.permutations(blocks)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(_alignments(), st.integers(1, 50), st.sampled_from(["\n", "\r\n", "\r"]))
 def test_any_alignment_is_as_placed_base_by_base(tmp_path_factory, text, block, ends):
     folder = tmp_path_factory.mktemp("maf")

@@ -90,7 +90,7 @@ _CELL = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.sampled_from([*COLUMNS, "path", "name", "other", ""]), min_size=1, max_size=5),
     st.lists(st.lists(_CELL, min_size=1, max_size=5), max_size=4),

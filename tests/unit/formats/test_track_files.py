@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from megatron_hyena.errors import UserError
 from tools import prepare_genome
 
 LENGTHS = {"a": 1000, "b": 40, "c": 700}
-MAGIC = bytes.fromhex("26fc8f88")
 
 Row = tuple[str, int, int, float]
 
@@ -107,49 +104,6 @@ def test_the_same_files_give_the_same_bytes(tmp_path, fasta):
     assert contents[0] == contents[1]
 
 
-class _BigWig:
-    """As pyBigWig answers: whole intervals that reach into what is asked for."""
-
-    def __init__(self, rows: list[Row], lengths: dict[str, int]) -> None:
-        self.rows, self.lengths, self.closed = rows, lengths, False
-
-    def chroms(self) -> dict[str, int]:
-        return self.lengths
-
-    def intervals(self, contig: str, start: int, end: int):
-        found = [(s, e, np.float32(v)) for c, s, e, v in self.rows if c == contig]
-        return tuple((s, e, float(v)) for s, e, v in found if s < end and e > start) or None
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _pretend(monkeypatch, path: Path, answer) -> None:
-    """Install a pyBigWig that opens `path` as `answer()`."""
-    path.write_bytes(MAGIC + b"the library reads the rest")
-    module = types.ModuleType("pyBigWig")
-    module.open = lambda name: answer()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pyBigWig", module)
-
-
-@pytest.mark.parametrize("window", [1 << 20, 50])
-def test_bigwig_intervals_are_cut_at_the_windows(tmp_path, fasta, monkeypatch, window):
-    monkeypatch.setattr("megatron_hyena.formats.track_files._BASES_AT_ONCE", window)
-    rows = _rows(2)
-    opened: list[_BigWig] = []
-
-    def answer() -> _BigWig:
-        opened.append(_BigWig(rows, {"a": 1000, "c": 700}))
-        return opened[-1]
-
-    _pretend(monkeypatch, tmp_path / "x.bw", answer)
-    store = write_store(
-        tmp_path / "genome.zarr", [fasta], tracks={"conservation": tmp_path / "x.bw"}
-    )
-    _check(store, rows)
-    assert all(file.closed for file in opened)
-
-
 def test_bigwig_through_the_library_itself(tmp_path, fasta):
     library = pytest.importorskip("pyBigWig", reason="the extra bigwig is not installed")
     rows, path = sorted(_rows(3)), tmp_path / "x.bw"
@@ -164,34 +118,6 @@ def test_bigwig_through_the_library_itself(tmp_path, fasta):
     file.close()
     store = write_store(tmp_path / "genome.zarr", [fasta], tracks={"conservation": path})
     _check(store, rows)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "rows", "sentence"),
-    [
-        ({"a": 1000, "z": 5}, _rows(), r"the genome has no contig 'z' \(it has 'a', 'b', 'c'\)"),
-        ({"a": 999}, [], r"x\.bw: 'a' has 999 bases there, but 1000 in the genome"),
-        ({"a": 1000}, [], r"x\.bw gives no base a value"),
-    ],
-)
-def test_bigwigs_that_do_not_fit(tmp_path, fasta, monkeypatch, lengths, rows, sentence):
-    _pretend(monkeypatch, tmp_path / "x.bw", lambda: _BigWig(rows, lengths))
-    with pytest.raises(UserError, match=sentence):
-        write_store(tmp_path / "genome.zarr", [fasta], tracks={"x": tmp_path / "x.bw"})
-    assert not (tmp_path / "genome.zarr").exists()
-
-
-def test_bigwig_without_the_library_and_damaged(tmp_path, fasta, monkeypatch):
-    def broken() -> _BigWig:
-        raise RuntimeError("Received an error during file opening!")
-
-    _pretend(monkeypatch, tmp_path / "x.bw", broken)
-    tracks = {"x": tmp_path / "x.bw"}
-    with pytest.raises(UserError, match=r"x\.bw is a damaged bigWig file \(Received"):
-        write_store(tmp_path / "genome.zarr", [tmp_path / "never read.fa"], tracks=tracks)
-    monkeypatch.setitem(sys.modules, "pyBigWig", None)
-    with pytest.raises(UserError, match=r"needs pyBigWig; pip install 'megatron-hyena\[bigwig\]'"):
-        write_store(tmp_path / "genome.zarr", [tmp_path / "never read.fa"], tracks=tracks)
 
 
 @pytest.mark.parametrize(

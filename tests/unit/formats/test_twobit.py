@@ -89,7 +89,7 @@ def test_both_orders_and_versions(tmp_path, order, version, block):
     assert list(_read(path, block).items()) == list(RECORDS.items())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.text("abcXYZ019._", min_size=1, max_size=9),
@@ -117,7 +117,7 @@ def test_every_cut_is_refused(tmp_path, version):
             _read(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(4, len(_two_bit(RECORDS)) - 1), st.integers(0, 255))
 @example(8, 255)
 def test_any_wrong_byte_is_refused_or_read(tmp_path_factory, place, value):

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.config.merging import merging_multiple
+from megatron_hyena.data.batch import Batch, Case
+from megatron_hyena.data.blend import BlendedStream, tempered
 from megatron_hyena.data.corrupt import CorruptShards
-from megatron_hyena.data.loader import Batch, BatchIterator, evaluation_batches
+from megatron_hyena.data.loader import BatchIterator, evaluation_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
+from megatron_hyena.data.order import draw_key
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.shard_cache import ShardCache
+from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.sources import ShardSource
-from megatron_hyena.data.stream import TrainingStream
+from megatron_hyena.data.stream import RunStream, TrainingStream
+from megatron_hyena.data.window import check_tracks
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
+from megatron_hyena.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_hyena.config import Config
@@ -42,18 +51,9 @@ def open_data(config: Config) -> Data:
     Raises:
         UserError: a missing or damaged shard or track, or fewer sequences than one global batch.
     """
-    kind: Callable[..., TrainingStream] = WindowStream
-    if config.data.pack:
-        kind = partial(PackedStream, align=merging_multiple(config.model))
     cache = ShardCache(config.data.cache_dir, config.data.cache_gigabytes)
     corrupt = CorruptShards(config.data.on_corrupt)
-    stream = kind(
-        ShardSource(config.data.train, cache, corrupt),
-        config.data.sequence_length,
-        config.run.seed,
-        augment_reverse_complement=config.data.reverse_complement,
-        tracks=config.data.tracks,
-    )
+    stream = _training_stream(config, ShardSource(config.data.train, cache, corrupt))
     stream.check_global_batch(config.train.global_batch_size)
     if not config.data.valid:
         return Data(stream, None, corrupt)
@@ -64,6 +64,40 @@ def open_data(config: Config) -> Data:
         tracks=config.data.tracks,
     )
     return Data(stream, ChosenWindows(windows, config.train.valid_sequences), corrupt)
+
+
+def _training_stream(config: Config, source: ShardSource) -> TrainingStream:
+    """One stream over all corpora, or, where their shares are chosen, a blend of one of each."""
+    data, seed = config.data, config.run.seed
+    kind: Callable[..., RunStream] = WindowStream
+    if data.pack:
+        kind = partial(PackedStream, align=merging_multiple(config.model))
+    kind = partial(
+        kind,
+        sequence_length=data.sequence_length,
+        augment_reverse_complement=data.reverse_complement,
+        tracks=data.tracks,
+        among=data.shuffle_among,
+    )
+    if data.temperature == 1 and not data.weights:
+        return kind(source, seed=seed)
+    corpora = [open_runs(part) for part in source.parts()]
+    check_tracks([*chain(*corpora)], data.tracks, both_strands=data.reverse_complement)
+    streams = [kind(runs, seed=draw_key(seed, i)) for i, runs in enumerate(corpora)]
+    begins = [0, *(step * config.train.global_batch_size for step in data.stages)]
+    if data.weights and len(data.weights) != len(begins) * len(corpora):
+        raise UserError(
+            f"data.weights has {len(data.weights)} numbers, but data.train names {len(corpora)} "
+            f"corpora and data.stages makes {len(begins)} rows; give {len(begins)} x {len(corpora)}"
+        )
+    weights = data.weights or tempered([stream.bases for stream in streams], data.temperature)
+    return BlendedStream(streams, np.reshape(weights, (len(begins), -1)).tolist(), begins, seed)
+
+
+def case_of(config: Config, *, training: bool) -> Case:
+    """What lower case means: bases in it weigh less in training alone."""
+    weight = config.data.soft_mask_weight if training else 1.0
+    return Case(weight, config.data.upper_case)
 
 
 def masking_of(config: Config, purpose: int) -> Masking | None:
@@ -91,6 +125,8 @@ def training_batches(
         stop_step=config.train.steps,
         length_at=length_schedule(config).at,
         masking=masking_of(config, TRAINING),
+        case=case_of(config, training=True),
+        workers=config.data.workers,
     )
 
 
@@ -102,4 +138,7 @@ def validation_batches(
         return None
     size = config.train.micro_batch_size
     masking = masking_of(config, VALIDATION)
-    return lambda: list(evaluation_batches(windows, size, mesh.data_rank, mesh.data_size, masking))
+    case = case_of(config, training=False)
+    return lambda: list(
+        evaluation_batches(windows, size, mesh.data_rank, mesh.data_size, masking, case)
+    )

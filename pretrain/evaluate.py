@@ -57,6 +57,7 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import check_causal, read_manifest, resolve_checkpoint
     from megatron_hyena.config.merging import stage_shapes
+    from megatron_hyena.data.batch import Case
     from megatron_hyena.data.shard_cache import ShardCache
     from megatron_hyena.data.shard_reader import open_runs
     from megatron_hyena.data.sources import ShardSource
@@ -92,6 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> EvaluationReport:
         windows,
         batch_size=max(1, 16384 // length),
         watch=lambda batches: progress(list(batches), description="scoring", unit="batch"),
+        case=Case(fold=config["data"].get("upper_case", False)),
     )
     value, count = mean_bits(bits)
     runs = {name: [run.read(0, run.length) for run in found] for name, found in opened.items()}

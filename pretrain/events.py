@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_hyena.config import Config, length_schedule
-from megatron_hyena.data.loader import Batch
+from megatron_hyena.data.batch import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 from megatron_hyena.engine.saving import save_checkpoint
 from megatron_hyena.layers.merging.keeping import named_figures
@@ -126,7 +127,14 @@ class Stopping:
 class Saving:
     """Checkpoints every `checkpoint.every` steps and at the end."""
 
-    def __init__(self, config: Config, engine: Engine, meter: Throughput) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        meter: Throughput,
+        data: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.data = data
         self.every, self.engine, self.meter = config.checkpoint.every, engine, meter
         self.folder = Path(config.run.output_dir) / "checkpoints"
         self.saved_step = engine.step
@@ -144,5 +152,5 @@ class Saving:
 
     def _save(self, step: int) -> None:
         with self.meter.paused():
-            save_checkpoint(self.engine, self.folder)
+            save_checkpoint(self.engine, self.folder, self.data)
         self.saved_step = step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from megatron_hyena.data.loader import Batch
+from megatron_hyena.data.batch import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 
 

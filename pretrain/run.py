@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from megatron_hyena.config import Config, exchange_of, save_config
+from megatron_hyena.data.corrupt import CorruptShards
 from megatron_hyena.engine.engine import Engine
 from megatron_hyena.engine.saving import resume
 from megatron_hyena.errors import UserError
@@ -20,7 +22,7 @@ from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, bits_per_base, read_metrics
 from megatron_hyena.observe.profiler import Throughput, peak_memory_gb
 from megatron_hyena.observe.progress import write_line
-from megatron_hyena.parallel.mesh import build_mesh
+from megatron_hyena.parallel.mesh import Mesh, build_mesh
 from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
 from megatron_hyena.runtime.lock import only_process_in
 from megatron_hyena.runtime.process import Process
@@ -40,6 +42,7 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
         if process.is_main:
             save_config(config, folder / "config.yaml")
             write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
+            write_line(data.train.describe())
         meter, main = Throughput(), process.is_main
         with (
             MetricsLog(folder, total_steps=steps, resume_step=start, enabled=main) as log,
@@ -49,12 +52,15 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
             validation = Validation(config, engine, held_out, log, meter)
             stopping = Stopping(config, engine, lambda: stop.asked)
             logging = Logging(config, log, meter, start, main)
-            train(engine, batches, [logging, validation, stopping, Saving(config, engine, meter)])
+            saving = Saving(config, engine, meter, [asdict(one) for one in data.train.origins])
+            train(engine, batches, [logging, validation, stopping, saving])
+        corrupt = _all_corrupt(data.corrupt, engine.mesh)
         if main:
             figures = {
                 "valid_loss": validation.loss,
                 "tokens_per_second": meter.overall(),
                 "sent_bytes_per_step": logging.sent,
+                **corrupt,
             }
             _conclude(config, folder, engine.step, start, figures)
     return UNFINISHED_STATUS if stopping.interrupted else 0
@@ -96,6 +102,20 @@ def _conclude(config: Config, folder: Path, step: int, start: int, figures: dict
         write_line(f"nothing to do: all {steps} steps are done")
     else:
         _write_summary(config, folder, figures)
+
+
+def _all_corrupt(corrupt: CorruptShards, mesh: Mesh) -> dict[str, Any]:
+    """What all ranks met of corrupt shards; ranks that share sequences read the same windows."""
+    mine = corrupt.summary()
+    if dist.get_rank(mesh.sequence) > 0:
+        mine |= {"skipped_windows": 0, "skipped_bases": 0}
+    found = [mine] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return {
+        "corrupt_shards": sorted({name for one in found for name in one["corrupt_shards"]}),
+        "skipped_windows": sum(one["skipped_windows"] for one in found),
+        "skipped_bases": sum(one["skipped_bases"] for one in found),
+    }
 
 
 def _write_summary(config: Config, folder: Path, figures: dict[str, Any]) -> None:

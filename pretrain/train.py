@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_run(config: Config, stop: StopRequest, board: FailureBoard) -> int:
     """Check what can be checked, join the ranks, train, leave."""
-    from megatron_hyena.checkpoint.start import find_start
+    from megatron_hyena.checkpoint.start import check_data, find_start
     from megatron_hyena.config import check_layout
     from megatron_hyena.runtime.console import quiet_libraries
     from megatron_hyena.runtime.process import (
@@ -62,8 +62,9 @@ def train_run(config: Config, stop: StopRequest, board: FailureBoard) -> int:
 
     check_layout(config, world_size_from_environment())
     timeout = collective_timeout()
-    find_start(config)
+    start = find_start(config)
     data = open_data(config)
+    check_data(start, config, [origin.digest for origin in data.train.origins])
     quiet_libraries()
     store = join_store(timeout)
     board.watch(store)

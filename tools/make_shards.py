@@ -2,7 +2,8 @@
 
     python -m tools.make_shards --store corpus/genome.zarr --output corpus/shards
 
-writes corpus/shards/{train,valid,test}/ (see megatron_hyena/corpus/shards.py and splits.py).
+writes corpus/shards/{train,valid,test}/ (see megatron_hyena/corpus/shards.py and splits.py);
+--output s3://bucket/prefix writes there.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
     checkpoints/step_00000100/checkpoint.json                the manifest
     checkpoints/step_00000100/tensor_00_of_02.safetensors    weights and moments of one tensor rank
+    checkpoints/step_00000100/provenance.json                the training data: sources, options
 
 A checkpoint is written under a hidden name and renamed when it is whole, so a crash or a full disk
 leaves the earlier ones as they were. The manifest says how each parameter is cut, so any number of
@@ -23,6 +24,7 @@ from megatron_hyena.config import HyenaGLTConfig, plain_values
 from megatron_hyena.errors import UserError
 
 MANIFEST = "checkpoint.json"
+PROVENANCE = "provenance.json"
 FORMAT = 1
 _STEP = re.compile(r"step_(\d{8})")
 
@@ -42,6 +44,8 @@ class Manifest:
         buffers: names of what training moves beside the parameters: the state of merging's rates.
         lengths: [first step from 0, bases in a sequence] of each stage of the length curriculum;
             empty: all of `data.sequence_length`.
+        data: folder and content's digest of each folder of shards that the run trains on; empty:
+            untold. What they were made of is in `provenance.json`.
     """
 
     step: int
@@ -54,6 +58,7 @@ class Manifest:
     buffers: list[str] = field(default_factory=list)
     format: int = FORMAT
     lengths: list[list[int]] = field(default_factory=list)
+    data: list[dict[str, str]] = field(default_factory=list)
 
 
 def step_folder(step: int) -> str:

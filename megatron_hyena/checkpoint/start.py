@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from megatron_hyena.checkpoint.format import (
@@ -15,7 +17,17 @@ from megatron_hyena.checkpoint.format import (
 from megatron_hyena.config import Config, LengthSchedule, config_dict, length_schedule
 from megatron_hyena.errors import UserError
 
-PLACE = (("train", "global_batch_size"), ("data", "sequence_length"), ("data", "pack"))
+PLACE = (
+    ("train", "global_batch_size"),
+    ("data", "sequence_length"),
+    ("data", "pack"),
+    ("data", "reverse_complement"),
+    ("data", "shuffle_among"),
+    ("data", "weights"),
+    ("data", "stages"),
+    ("data", "temperature"),
+    ("run", "seed"),
+)
 """Keys without which a number of sequences is no place in the data."""
 
 
@@ -52,11 +64,30 @@ def find_start(config: Config) -> Start | None:
     return Start(folder, manifest)
 
 
+def check_data(start: Start | None, config: Config, digests: Sequence[str]) -> None:
+    """Refuse to go on by itself on other data; a path in `checkpoint.resume` may name another run.
+
+    `digests`: of the folders of training data, in order. Raises UserError.
+    """
+    if start is None or config.checkpoint.resume != "auto" or not start.manifest.data:
+        return
+    for number, (saved, found) in enumerate(zip_longest(start.manifest.data, digests)):
+        if saved is None or found != saved["digest"]:
+            was = f"{saved['folder']} ({saved['digest'][:12]}…)" if saved else "nothing"
+            now = f"{found[:12]}…" if found else "nothing"
+            raise UserError(
+                f"{start.folder}: folder {number + 1} of data.train was {was}, now {now}, so its "
+                "place in the data is undefined; give the same shards or start another "
+                "run.output_dir"
+            )
+
+
 def _check_position(manifest: Manifest, config: Config, folder: Path) -> None:
+    values = config_dict(config)
     defaults = config_dict(Config())  # of a key that the saving version did not have
     for section, key in PLACE:
         saved = manifest.run[section].get(key, defaults[section][key])
-        asked = getattr(getattr(config, section), key)
+        asked = values[section][key]
         if saved != asked:
             raise UserError(
                 f"{folder}: saved with {section}.{key}={saved}, now {asked}, so its place in the "

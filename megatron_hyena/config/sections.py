@@ -103,9 +103,18 @@ class DataSection:
     """Where the bytes come from."""
 
     train: str = "corpus/shards/train"
-    """Folder of shards, or a glob of such folders, to train on; several, parted by commas, are
-    mixed in proportion to their size: `dna/shards/train,proteins/shards/train`. `s3://…`, `http://…`
-    and `https://…` name folders of a store."""
+    """Folder of shards, or a glob of such folders, to train on; several corpora are parted by
+    commas, `dna/shards/train,proteins/shards/train`, and mixed in proportion to their size but
+    for `data.weights` and `data.temperature`. `s3://…`, `http://…` and `https://…` name folders
+    of a store."""
+    weights: tuple[float, ...] = ()
+    """Share of each corpus that `data.train` names, such as `[0.7, 0.3]`, in any unit; empty for
+    the proportion of sizes. With stages, the shares of one stage after the other."""
+    stages: tuple[int, ...] = ()
+    """Steps at which the next row of `data.weights` begins to hold; empty for one row."""
+    temperature: float = 1.0
+    """Without `data.weights`, corpora have shares of size^(1 / temperature): 1 is in proportion,
+    more gives small corpora more."""
     valid: str = ""
     """Folders of shards to validate on; empty for none."""
     test: str = ""
@@ -121,8 +130,19 @@ class DataSection:
     random, a pure function of the seed; RNA and protein are always read as they stand."""
     pack: bool = False
     """Fill training sequences with documents laid end to end (contigs, or their stretches between
-    long runs of N), none of which sees another, so that short ones are not lost; `false` cuts
-    each sequence from one document and skips those that are too short for one."""
+    long runs of N), none of which sees another, so that short ones cost no padding; `false` cuts
+    each sequence from one document and fills it up with padding where the document ends."""
+    soft_mask_weight: float = 0.1
+    """Weight in the training loss of a base in lower case, which marks repeats; 1 for all bases
+    alike. Validation and evaluation weigh all bases alike."""
+    upper_case: bool = False
+    """Show and ask of the model upper case alone; `false` keeps case as it is in the shards."""
+    shuffle_among: int = 0
+    """Sequences that are shuffled among one another, from 16 stretches of neighbours at a time, so
+    that few shards are needed at once; 0 shuffles all of an epoch. For shards of a store that do
+    not fit into `data.cache_gigabytes`."""
+    workers: int = 1
+    """Threads that prepare batches ahead on each rank; 0 prepares them when they are needed."""
     mask_fraction: float = 0.15
     """With `train.objective=mlm`, the share of the known bases that are to be predicted; of them
     80 % are hidden, 10 % replaced by a base drawn from the window, 10 % shown as they are."""
@@ -146,6 +166,26 @@ class DataSection:
             f"data.mask_fraction={self.mask_fraction} is not in (0, 1)",
         )
         require(self.mask_span >= 1, "data.mask_span must be 1 or more")
+        require(
+            0 <= self.soft_mask_weight <= 1,
+            f"data.soft_mask_weight={self.soft_mask_weight} is not in [0, 1]",
+        )
+        for name in ("workers", "shuffle_among"):
+            require(getattr(self, name) >= 0, f"data.{name} must be 0 or more")
+        require(self.temperature > 0, "data.temperature must be greater than 0")
+        require(
+            not self.weights or self.temperature == 1,
+            f"data.weights and data.temperature={self.temperature} both choose shares; keep one",
+        )
+        require(
+            list(self.stages) == sorted({*self.stages} - {0}) and min(self.stages, default=1) > 0,
+            f"data.stages={list(self.stages)} must be rising steps above 0",
+        )
+        require(
+            not self.stages or len(self.weights) % (len(self.stages) + 1) == 0 < len(self.weights),
+            f"data.weights has {len(self.weights)} numbers, which are not {len(self.stages) + 1} "
+            "rows of one share for each corpus, as data.stages wants; give a row for each stage",
+        )
         require(self.cache_gigabytes >= 0, "data.cache_gigabytes must be 0 (no bound) or more")
         require(
             self.on_corrupt in ("stop", "skip"),

@@ -6,6 +6,7 @@ nothing that looks whole.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,15 @@ def destination(output: str, *, overwrite: bool, retry: Retry | None = None) -> 
     check_publishable(location, overwrite=overwrite, retry=retry)
     with TemporaryDirectory(prefix="shards-") as temporary:
         folder = Path(temporary) / "shards"
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(
+                f"{temporary}: no space left for the shards before they are uploaded; set TMPDIR "
+                "to a folder with room for the whole corpus"
+            ) from error
         publish(folder, location, overwrite=overwrite, retry=retry)
 
 

@@ -27,6 +27,8 @@ class CorruptShards:
         self.policy = policy
         self.shards: dict[str, str] = {}
         """Name of each shard that is left out → the sentence that says why."""
+        self.total = 0
+        """Shards that were opened, these among them."""
         self.reads = 0
         """Reads that met one of them: windows, or with `data.pack` their parts of one run."""
         self.bases = 0
@@ -34,7 +36,10 @@ class CorruptShards:
         self._lock = threading.Lock()
 
     def meet(self, name: str, error: UserError) -> None:
-        """Take note of the shard `name`, once on stderr too; raises `error` under `stop`."""
+        """Take note of the shard `name`, once on stderr too.
+
+        Raises `error` under `stop`, and UserError where no shard is left.
+        """
         if self.policy == "stop":
             raise error
         with self._lock:
@@ -42,6 +47,11 @@ class CorruptShards:
             self.shards[name] = str(error)
         if not known:
             sys.stderr.write(f"left out, as data.on_corrupt=skip asks: {error}\n")
+        if len(self.shards) == self.total:
+            raise UserError(
+                f"none of {self.total} shards is left with data.on_corrupt=skip (the last: "
+                f"{error}); name another folder of shards"
+            ) from error
 
     def count(self, bases: int) -> None:
         """Take note of a read of which `bases` were shown as PAD; nothing for 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,12 @@ class ShardIndex:
     provenance: dict[str, Any] = field(default_factory=dict)
     """What the shards were made of: `sources` with their SHA-256, `options`, `tool_version`, and
     `corpus`, the digest that the manifest of a corpus gives its content."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that training reads: the shards' checksums, types and places."""
+        content = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def pieces(self) -> int:

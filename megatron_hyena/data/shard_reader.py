@@ -6,6 +6,7 @@ mapped when they are first read (see `shard_cache`).
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,17 @@ from megatron_hyena.errors import UserError
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A folder of shards that was opened."""
+
+    folder: str
+    digest: str
+    """Of its content (see `ShardIndex.digest`), and of the names where not all shards are read."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the shards were made of, as their index tells."""
+
+
+@dataclass(frozen=True)
 class Run:
     """A longest stretch of a contig without a hole, however many pieces and shards it spans."""
 
@@ -43,6 +55,8 @@ class Run:
     """The values of each track, in pieces like the bases."""
     folder: Path | str = ""
     """Where its shards lie."""
+    origin: Origin | None = None
+    """The folder as it was opened."""
     corrupt: CorruptShards | None = None
     """Counts the reads that meet shards which are left out."""
 
@@ -111,13 +125,15 @@ def open_runs(source: Path | str, *, verify: bool = True) -> list[Run]:
     its index and is not to be left out.
     """
     source = source if isinstance(source, ShardSource) else ShardSource(source)
-    runs: list[Run] = []
-    for found in resolve(source):
+    runs, resolved = list[Run](), resolve(source)
+    source.corrupt.total += sum(len(found.shards) for found in resolved)
+    for found in resolved:
         kind = _type_of(found.folder, found.index)
         located = [
             piece for shard in found.shards for piece in _pieces(found, shard, source, verify)
         ]
-        runs += [_run(found.folder, kind, group, source.corrupt) for group in _abutting(located)]
+        origin = _origin(found)
+        runs += [_run(origin, kind, group, source.corrupt) for group in _abutting(located)]
     return runs
 
 
@@ -210,7 +226,17 @@ def _abutting(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
     return groups
 
 
-def _run(folder: str, kind: SequenceType, group: Sequence[_Piece], corrupt: CorruptShards) -> Run:
+def _origin(found: Found) -> Origin:
+    digest = found.index.digest
+    if len(found.shards) < len(found.index.shards):
+        names = " ".join(shard.file for shard in found.shards)
+        digest = hashlib.sha256(f"{digest} {names}".encode()).hexdigest()
+    return Origin(found.folder, digest, found.index.provenance)
+
+
+def _run(
+    origin: Origin, kind: SequenceType, group: Sequence[_Piece], corrupt: CorruptShards
+) -> Run:
     start = group[0].sample.start
     return Run(
         contig=group[0].sample.contig,
@@ -220,6 +246,7 @@ def _run(folder: str, kind: SequenceType, group: Sequence[_Piece], corrupt: Corr
         begins=tuple(piece.sample.start - start for piece in group),
         type=kind,
         tracks={name: tuple(piece.tracks[name] for piece in group) for name in group[0].tracks},
-        folder=folder,
+        folder=origin.folder,
+        origin=origin,
         corrupt=corrupt,
     )

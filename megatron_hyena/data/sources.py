@@ -38,6 +38,18 @@ class ShardSource(str):
         source.corrupt = corrupt or CorruptShards()
         return source
 
+    def parts(self) -> list[ShardSource]:
+        """The names parted by commas, each had in the same way.
+
+        Raises UserError where one is empty.
+        """
+        if "," not in self or Path(self).exists():
+            return [self]
+        names = [name.strip() for name in self.split(",")]
+        if "" in names:
+            raise UserError(f"{str(self)!r} names a folder of shards too few; mind its commas")
+        return [ShardSource(name, self.cache, self.corrupt) for name in names]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -55,22 +67,17 @@ class Found:
 
 def resolve(source: ShardSource) -> list[Found]:
     """What `source` names, in order; raises UserError where nothing matches or an index lacks."""
-    location, retry = str(source), source.cache.retry
+    retry = source.cache.retry
 
     def named(name: str) -> list[Found]:
         if not is_remote(name):
             return _local(name)
         return _remote(name, lambda url: read_object(url, retry))
 
-    if "," not in location or Path(location).exists():
-        return named(location)
-    names = [name.strip() for name in location.split(",")]
-    if "" in names:
-        raise UserError(f"{location!r} names a folder of shards too few; mind its commas")
-    found = [one for name in names for one in named(name)]
+    found = [one for part in source.parts() for one in named(str(part))]
     folders = [one.folder if one.remote else str(Path(one.folder).resolve()) for one in found]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UserError(f"{location} names {twice[0]} twice; keep one")
+        raise UserError(f"{source} names {twice[0]} twice; keep one")
     return found
 
 

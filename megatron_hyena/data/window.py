@@ -16,17 +16,58 @@ from megatron_hyena.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The bytes of one training sequence and of the target of its last position."""
+    """The bytes of one training sequence and of the target of its last position.
+
+    Several windows stacked have a first dimension B.
+    """
 
     bases: Bases
     """uint8 [L + 1]"""
     types: npt.NDArray[np.uint8]
     """uint8 [L + 1], the `SequenceType` of each byte."""
     documents: npt.NDArray[np.int64] | None = None
-    """int64 [L + 1], the number of each byte's run in `TrainingStream.runs`; None where the
+    """int64 [L + 1], the number of each byte's run in the stream's `runs`; None where the
     window is of one run."""
     tracks: Mapping[str, Values] = field(default_factory=dict)
     """[L + 1] each: the values beside the bytes, of the tracks asked for."""
+
+    def row(self, index: int) -> Window:
+        """One of several stacked windows."""
+        return Window(
+            self.bases[index],
+            self.types[index],
+            None if self.documents is None else self.documents[index],
+            {name: values[index] for name, values in self.tracks.items()},
+        )
+
+
+def stack_windows(windows: Sequence[Window]) -> Window:
+    """B windows of one length, with the same tracks, all with documents or all without."""
+    documents = [window.documents for window in windows if window.documents is not None]
+    return Window(
+        np.stack([window.bases for window in windows]),
+        np.stack([window.types for window in windows]),
+        np.stack(documents) if documents else None,
+        {name: np.stack([window.tracks[name] for window in windows]) for name in windows[0].tracks},
+    )
+
+
+def gather_windows(parts: Sequence[tuple[npt.NDArray[np.int64], Window]]) -> Window:
+    """Stacked windows, the rows of each part at its indices, which together are 0 … B - 1."""
+    rows = np.argsort(np.concatenate([index for index, _ in parts]), kind="stable")
+    windows = [window for _, window in parts]
+    if len(windows) == 1:
+        return windows[0]
+    documents = [window.documents for window in windows if window.documents is not None]
+    return Window(
+        np.concatenate([window.bases for window in windows])[rows],
+        np.concatenate([window.types for window in windows])[rows],
+        np.concatenate(documents)[rows] if documents else None,
+        {
+            name: np.concatenate([window.tracks[name] for window in windows])[rows]
+            for name in windows[0].tracks
+        },
+    )
 
 
 def read_window(
@@ -56,12 +97,18 @@ def join_windows(parts: Sequence[Window], documents: Sequence[int]) -> Window:
 
 
 def pad_window(window: Window, length: int) -> Window:
-    """`window`, of one run, filled up with PAD to `length`: of the run's type, tracks unknown."""
+    """`window` filled up with PAD to `length`.
+
+    PAD is of the type and the document of the last byte, its tracks are unknown.
+    """
     missing = length - len(window.bases)
+    if missing == 0:
+        return window
+    documents = window.documents
     return Window(
         np.concatenate([window.bases, np.full(missing, PAD, dtype=np.uint8)]),
-        np.concatenate([window.types, np.full(missing, window.types[0], dtype=np.uint8)]),
-        None,
+        np.concatenate([window.types, np.full(missing, window.types[-1], dtype=np.uint8)]),
+        None if documents is None else np.concatenate([documents, documents[-1:].repeat(missing)]),
         {
             name: np.concatenate([values, _padding(name, values, missing)])
             for name, values in window.tracks.items()
@@ -79,7 +126,7 @@ def blank_like(window: Window) -> Window:
 def _padding(name: str, values: Values, length: int) -> Values:
     """What a track says under PAD: the type of its row, else nothing."""
     if name == TYPE:
-        return np.full(length, values[0], dtype=values.dtype)
+        return np.full(length, values[-1], dtype=values.dtype)
     return unknown_values(values.dtype, length)
 
 

@@ -6,7 +6,6 @@ Training that packs several runs into a window is in `packing`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import overload
@@ -14,55 +13,43 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from megatron_hyena.data.alphabet import Bases
-from megatron_hyena.data.shard_reader import open_runs
-from megatron_hyena.data.stream import (
-    PHASE,
-    STRAND,
-    WINDOW_ORDER,
-    TrainingStream,
-    shifted_counts,
+from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
+from megatron_hyena.data.order import Indices, NearbyOrder, Permutation, shuffled, words
+from megatron_hyena.data.shard_reader import Run, open_runs
+from megatron_hyena.data.stream import PHASE, WINDOW_ORDER, Cuts, RunStream
+from megatron_hyena.data.window import (
+    Window,
+    check_tracks,
+    pad_window,
+    read_window,
+    stack_windows,
 )
-from megatron_hyena.data.window import Window, check_tracks, pad_window, read_window
 from megatron_hyena.errors import UserError
 
-
-@dataclass(frozen=True)
-class _Epoch:
-    """The draws of one epoch: n windows, r runs."""
-
-    order: npt.NDArray[np.int64]
-    """[n] window shown at each position."""
-    phases: npt.NDArray[np.int64]
-    """[r] where the first window of each run starts."""
-    reverse: npt.NDArray[np.bool_]
-    """[n] whether the window at each position is shown from the other strand."""
+BLOCK = 1024
+"""Positions whose draws are made together."""
 
 
-class WindowStream(TrainingStream):
-    """Windows of one run each, a stride of `sequence_length` apart.
+class WindowStream(RunStream):
+    """Windows of one run each, shuffled; each is shown from a strand of its own.
 
-    Shuffled, each run's windows start at a phase of the epoch's own, so that window edges differ
-    from epoch to epoch and every base is reached; a run gives `shifted_counts` windows and its
-    phase is uniform over the bases to spare. Unshuffled, phases are 0, windows come in order, and
-    a run of R bases gives (R - 1) // L.
+    Each run is cut at a phase of the epoch's own (see `Cuts`), so window edges differ from epoch
+    to epoch. A window short of bases, at a run's ends, is filled up with PAD; its last base is no
+    target of the base behind.
     """
 
     def __init__(
         self,
-        source: Path | str,
+        source: Path | str | Sequence[Run],
         sequence_length: int,
         seed: int,
         *,
         augment_reverse_complement: bool = False,
-        shuffle: bool = True,
         verify: bool = True,
         tracks: Sequence[str] = (),
+        among: int = 0,
     ) -> None:
-        """Open `source`; see `TrainingStream`. Each window is shown from a strand of its own.
-
-        Raises UserError where no run holds a single window.
-        """
+        """Open `source`; see `RunStream`."""
         super().__init__(
             source,
             sequence_length,
@@ -70,39 +57,91 @@ class WindowStream(TrainingStream):
             augment_reverse_complement=augment_reverse_complement,
             verify=verify,
             tracks=tracks,
+            among=among,
         )
-        self.shuffle = shuffle
-        lengths = self.run_lengths
-        whole = (lengths - 1) // sequence_length
-        self._counts = shifted_counts(lengths, sequence_length) if shuffle else whole
-        self._ends = np.cumsum(self._counts)
-        self._spare = np.maximum(0, lengths - 1 - self._counts * sequence_length)
-        self.windows_per_epoch = int(self._counts.sum())
-        if self.windows_per_epoch == 0:
-            raise UserError(
-                f"{self.source} holds no stretch of {sequence_length + 1} bases (the longest has "
-                f"{int(lengths.max(initial=0))}); set a smaller data.sequence_length, "
-                "or data.pack=true"
-            )
-        self._epoch = lru_cache(maxsize=2)(self._draw)
+        self._cuts = Cuts.of(self.run_lengths, sequence_length)
+        self._types = np.array([run.type for run in self.runs], dtype=np.uint8)
+        self.windows_per_epoch = self._cuts.total
+        self._run_begins = np.cumsum(self.run_lengths) - self.run_lengths
+        # Most windows lie in one piece, which is sliced at once.
+        self._pieces = [piece for run in self.runs for piece in run.pieces]
+        self._piece_begins = np.concatenate(
+            [
+                np.array(run.begins, dtype=np.int64) + begin
+                for run, begin in zip(self.runs, self._run_begins.tolist(), strict=True)
+            ]
+        )
+        self._counted = any(run.corrupt and run.corrupt.policy == "skip" for run in self.runs)
+        self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._block = lru_cache(maxsize=8)(self._draw_block)
 
-    def _show(self, epoch: int, index: int) -> Window:
-        drawn = self._epoch(epoch)
-        chosen = int(drawn.order[index])
-        run = int(np.searchsorted(self._ends, chosen, side="right"))
-        nth = chosen - int(self._ends[run] - self._counts[run])
-        start = int(drawn.phases[run]) + nth * self.sequence_length
-        end = start + self.sequence_length + 1
-        return self._stretch(run, start, end, reverse=bool(drawn.reverse[index]))
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Ask for the shards under the windows, if they are of a store."""
+        if not self._stored:
+            return
+        for number, first, last, _ in self._places(np.asarray(positions)).tolist():
+            self.runs[number].prefetch(first, last)
 
-    def _draw(self, epoch: int) -> _Epoch:
-        n = self.windows_per_epoch
-        order = np.arange(n, dtype=np.int64)
-        phases = np.zeros(len(self.runs), dtype=np.int64)
-        if self.shuffle:
-            order = self._drawn_order(epoch, WINDOW_ORDER, n)
-            phases = self._drawn_phases(epoch, PHASE, self._spare)
-        return _Epoch(order, phases, self._drawn_strands(epoch, STRAND, n))
+    def _draw_order(self, epoch: int) -> Permutation | NearbyOrder:
+        return shuffled(self.windows_per_epoch, self._key(epoch, WINDOW_ORDER), self.among)
+
+    def _show(self, positions: Indices) -> Window:
+        places = self._places(positions)
+        width = self.sequence_length + 1
+        if self.tracks:
+            parts = [
+                read_window(self.runs[number], first, last, self.tracks, reverse=bool(turned))
+                for number, first, last, turned in places.tolist()
+            ]
+            return stack_windows([pad_window(part, width) for part in parts])
+        content = np.empty((len(places), width), dtype=np.uint8)
+        spots = self._run_begins[places[:, 0]] + places[:, 1]
+        under = np.searchsorted(self._piece_begins, spots, side="right") - 1
+        offsets = (spots - self._piece_begins[under]).tolist()
+        for row, (number, first, last, turned), nth, at in zip(
+            content, places.tolist(), under.tolist(), offsets, strict=True
+        ):
+            length, piece = last - first, self._pieces[nth]
+            part = row if length == width else row[:length]
+            within = at + length <= len(piece) and not self._counted
+            part[:] = piece[at : at + length] if within else self.runs[number].read(first, last)
+            if turned:
+                part[:] = reverse_complement(part)
+            row[length:] = PAD
+        return Window(content, np.broadcast_to(self._types[places[:, :1]], content.shape))
+
+    def _places(self, positions: Indices) -> Indices:
+        """[n, 4] what each window reads: run, [first, last) of it, whether from the other strand.
+
+        Draws are made for `BLOCK` positions at once, of which the last few are kept.
+        """
+        blocks = positions // BLOCK
+        if blocks[0] == blocks[-1] and (blocks == blocks[0]).all():
+            return self._block(int(blocks[0]))[positions - blocks * BLOCK]
+        places = np.empty((len(positions), 4), dtype=np.int64)
+        for block in np.unique(blocks).tolist():
+            here = blocks == block
+            places[here] = self._block(block)[positions[here] - block * BLOCK]
+        return places
+
+    def _draw_block(self, block: int) -> Indices:
+        positions = np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.int64)
+        epochs, indices = np.divmod(positions, self.windows_per_epoch)
+        cuts, length = self._cuts, self.sequence_length
+        parts = []
+        for epoch in np.unique(epochs).tolist():
+            chosen = self._order(epoch)(indices[epochs == epoch])
+            runs = cuts.stretch_of(chosen)
+            starts = cuts.begins(chosen, runs, words(self._key(epoch, PHASE), runs))
+            ends = np.minimum(starts + length, self.run_lengths[runs])
+            starts = np.maximum(starts, 0)
+            turned = self._strands(epoch, chosen) & (self._types[runs] == SequenceType.DNA)
+            # A full window has the target of its last input too.
+            full = ends - starts == length
+            firsts = np.where(full & turned, np.maximum(starts - 1, 0), starts)
+            lasts = np.where(full & ~turned, np.minimum(ends + 1, self.run_lengths[runs]), ends)
+            parts.append(np.stack([runs, firsts, lasts, turned], axis=1))
+        return np.concatenate(parts)
 
 
 Scored = tuple[Bases, npt.NDArray[np.float32]]

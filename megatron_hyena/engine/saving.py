@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from safetensors import SafetensorError
 
 from megatron_hyena.checkpoint.format import (
+    PROVENANCE,
     Manifest,
     read_manifest,
     remove_old,
@@ -34,8 +39,10 @@ from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
 
 
-def save_checkpoint(engine: Engine, folder: Path) -> Path:
+def save_checkpoint(engine: Engine, folder: Path, data: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Write the checkpoint of the engine's step under `folder`; all ranks call it.
+
+    `data`: of each folder of training data its `folder`, `digest` and `provenance`.
 
     Raises:
         UserError: on every rank, if one rank could not write (a full disk, say). Earlier
@@ -55,12 +62,15 @@ def save_checkpoint(engine: Engine, folder: Path) -> Path:
     def begin() -> None:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
+        if data:
+            text = json.dumps([dict(one) for one in data], indent=1)
+            (building / PROVENANCE).write_text(text + "\n", encoding="utf-8")
 
     def write() -> None:
         write_tensors(building / tensor_file(mesh.tensor_rank, mesh.tensor_size), tensors)
 
     def complete() -> None:
-        write_manifest(building, _manifest(engine, building))
+        write_manifest(building, replace(_manifest(engine, building), data=_told(data)))
         if final.exists():  # aside at once, deleted below
             os.rename(final, building.with_name(f"{building.name}.replaced"))
         os.rename(building, final)
@@ -118,6 +128,10 @@ def _manifest(engine: Engine, building: Path) -> Manifest:
         files={p.name: p.stat().st_size for p in sorted(building.glob("tensor_*"))},
         lengths=[list(stage) for stage in length_schedule(engine.config).stages],
     )
+
+
+def _told(data: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [{"folder": one["folder"], "digest": one["digest"]} for one in data]
 
 
 def _agree(failure: str, building: Path, engine: Engine) -> None:

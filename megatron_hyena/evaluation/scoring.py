@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_hyena.data.loader import batch_of
+from megatron_hyena.data.batch import Case, stacked_batch
 from megatron_hyena.data.windows import SequentialWindows
 
 _BASES = np.isin(np.arange(256), list(b"ACGTUacgtu"))
@@ -25,6 +25,7 @@ def score_runs(
     windows: SequentialWindows,
     batch_size: int,
     watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+    case: Case | None = None,
 ) -> list[NDArray[np.float64]]:
     """-log2 P(base | the bases before it) for every base of every run.
 
@@ -33,15 +34,16 @@ def score_runs(
         windows: they score each base but the first of a run exactly once.
         batch_size: windows per forward pass.
         watch: wraps the batch numbers, for a progress bar.
+        case: whether the model knows upper case alone (`data.upper_case`).
     Returns:
         One array [run length] per run; NaN at the first base and where the byte is not one of
-        A, C, G, T, U in either case. The model must get the case right too.
+        A, C, G, T, U in either case. The model must get the case right too, unless folded.
     """
     bits = [np.full(run.length, np.nan) for run in windows.runs]
     for first in watch(range(0, len(windows), batch_size)):
         chosen = range(first, min(first + batch_size, len(windows)))
         weights = [windows.weights(i) for i in chosen]
-        batch = batch_of([windows.window(i) for i in chosen], weights)
+        batch = stacked_batch([windows.window(i) for i in chosen], weights, case)
         beside = {"tracks": batch.tracks} if batch.tracks else {}
         nats = token_losses(batch.input_ids, batch.targets, **beside).double().numpy()
         targets = batch.targets.numpy()

@@ -138,8 +138,8 @@ class Bucket:
         self._client.create_bucket(Bucket=name)
 
     def put(self, key: str, body: bytes) -> str:
-        """The URL of a new object."""
-        self._client.put_object(Bucket=self._name, Key=key, Body=body)
+        """The URL of a new object, which everybody may read."""
+        self._client.put_object(Bucket=self._name, Key=key, Body=body, ACL="public-read")
         return f"{self.url}/{key}"
 
     def put_folder(self, folder: Path, prefix: str) -> str:

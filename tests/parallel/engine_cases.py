@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
 import torch
 from torch import Tensor
 
 from megatron_hyena.config import Config, load_config
-from megatron_hyena.data.loader import Batch
 from megatron_hyena.engine.groups import parameter_groups
 from megatron_hyena.engine.schedule import learning_rate
 from megatron_hyena.layers.merging.rate import Rate, rate_state
@@ -148,6 +147,17 @@ class Trained:
     dtypes: set[torch.dtype]
     merging: list[tuple[dict[str, float], ...]]
     rates: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ids of any vocabulary, with weights of their own: what the engine takes."""
+
+    input_ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    documents: Tensor | None
+    tracks: dict[str, Tensor] = field(default_factory=dict)
 
 
 def global_batch(step: int, vocab: int, packed: bool, length: int = LENGTH) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from megatron_hyena.checkpoint.dense import load_dense
-from megatron_hyena.checkpoint.format import find_checkpoints
+from megatron_hyena.checkpoint.format import PROVENANCE, find_checkpoints
 from tests.smoke.program import Program, metrics
 
 pytestmark = [pytest.mark.smoke, pytest.mark.parallel]
@@ -88,6 +89,8 @@ def test_two_halves_are_the_whole(runs, start, tmp_path, ranks):
     assert "resuming from" in program.output()
     assert (run / "summary.json").exists()
     assert_same_end(run, runs[f"full{ranks}"])
+    (told,) = json.loads((find_checkpoints(run / "checkpoints")[-1] / PROVENANCE).read_text())
+    assert told["provenance"]["sources"][0]["file"] == "ct.fasta.gz"
 
 
 def test_sigterm_and_kill_lose_nothing(runs, start, tmp_path):
@@ -140,10 +143,12 @@ def assert_one_sentence(program: Program, *parts: str) -> None:
             ["train.global_batch_size=8, now 16", "set train.global_batch_size=8"],
         ),
         (["data.sequence_length=128"], ["set data.sequence_length=256"]),
+        (["run.seed=5"], ["saved with run.seed=0, now 5"]),
+        (["data.train={valid}"], ["folder 1 of data.train was ", "give the same shards"]),
     ],
 )
-def test_a_changed_run_does_not_resume(runs, start, overrides, parts):
-    program = start(2, runs["half2"], *overrides)
+def test_a_changed_run_does_not_resume(runs, start, corpus, overrides, parts):
+    program = start(2, runs["half2"], *(o.format(valid=corpus / "valid") for o in overrides))
     assert program.finish() == [2, 2]
     assert_one_sentence(program, "step_00000010", *parts)
 

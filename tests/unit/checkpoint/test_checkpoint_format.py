@@ -19,7 +19,7 @@ from megatron_hyena.checkpoint.format import (
     step_folder,
     write_manifest,
 )
-from megatron_hyena.checkpoint.start import find_start
+from megatron_hyena.checkpoint.start import check_data, find_start
 from megatron_hyena.config import Config, HyenaGLTConfig, config_dict, plain_values
 from megatron_hyena.config.sections import CheckpointSection, RunSection
 from megatron_hyena.errors import UserError
@@ -151,6 +151,26 @@ def test_another_architecture_lists_every_field(tmp_path):
         )
 
 
+def test_a_run_goes_on_by_itself_on_the_same_data_alone(tmp_path):
+    config = Config(run=RunSection(output_dir=str(tmp_path)))
+    path = make(tmp_path / "checkpoints", 3, config)
+    manifest = json.loads((path / MANIFEST).read_text())
+    check_data(find_start(config), config, ["a" * 64])  # saved without a word on the data
+    manifest["data"] = [{"folder": "one/train", "digest": "a" * 64}]
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    start = find_start(config)
+    check_data(start, config, ["a" * 64])
+    check_data(None, config, ["b" * 64])
+    with pytest.raises(UserError, match=r"folder 1 of data.train was one/train \(a{12}…\), now b"):
+        check_data(start, config, ["b" * 64])
+    with pytest.raises(UserError, match=r"folder 2 of data\.train was nothing, now c"):
+        check_data(start, config, ["a" * 64, "c" * 64])
+    with pytest.raises(UserError, match=r"folder 1 .*, now nothing, so its place"):
+        check_data(start, config, [])
+    elsewhere = replace(config, checkpoint=CheckpointSection(resume=str(path)))
+    check_data(find_start(elsewhere), elsewhere, ["b" * 64])
+
+
 def test_where_a_run_starts(tmp_path):
     config = Config(run=RunSection(output_dir=str(tmp_path)))
     assert find_start(config) is None
@@ -170,7 +190,14 @@ def test_where_a_run_starts(tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("train", "global_batch_size", 16), ("data", "sequence_length", 512), ("data", "pack", True)],
+    [
+        ("train", "global_batch_size", 16),
+        ("data", "sequence_length", 512),
+        ("data", "pack", True),
+        ("data", "reverse_complement", False),
+        ("data", "temperature", 2.0),
+        ("run", "seed", 7),
+    ],
 )
 def test_a_place_in_the_data_holds_for_the_same_order_only(tmp_path, section, key, value):
     config = Config(run=RunSection(output_dir=str(tmp_path)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from megatron_hyena.corpus.publish import UNFINISHED, destination, publish
@@ -85,6 +87,13 @@ def test_what_cannot_be_written_is_refused_before_the_work(bucket):
         opened = destination(output, overwrite=False, retry=QUICK)
         with pytest.raises(UserError, match=part), opened:
             pytest.fail("the work has begun")
+
+
+def test_a_full_temporary_disk_is_named(bucket):
+    opened = destination(f"{bucket.url}/c", overwrite=False, retry=QUICK)
+    with pytest.raises(UserError, match=r"no space left for the shards .*; set TMPDIR"), opened:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(bucket.objects()) == [f"c/{UNFINISHED}"]
 
 
 def test_the_tool_writes_to_a_store(chlamydia_store, tmp_path, bucket, capsys):

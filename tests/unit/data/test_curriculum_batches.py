@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 import torch
 
 from megatron_hyena.config import Config, length_schedule, load_config
-from megatron_hyena.data.loader import Batch, BatchIterator, in_pieces, micro_batches
+from megatron_hyena.data.batch import Batch
+from megatron_hyena.data.loader import BatchIterator, micro_batches
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.stream import TrainingStream
 from megatron_hyena.data.windows import WindowStream
@@ -41,7 +41,7 @@ def expected_rows(stream: TrainingStream, step: int, length: int) -> list[Row]:
         numbers = window.documents
         for first in range(0, L, length):
             piece = window.bases[first : first + length + 1]  # its last byte: target alone
-            weights = [float(chr(byte) not in "Nn") for byte in piece[1:]]
+            weights = [float(chr(byte) not in "Nn\1") for byte in piece[1:]]
             if numbers is not None:
                 for i in range(length):
                     weights[i] *= float(numbers[first + i] == numbers[first + i + 1])
@@ -72,7 +72,7 @@ def cut_batches(
 ) -> list[Batch]:
     """The micro-batches of a step in pieces of `length`."""
     whole = micro_batches(stream, step, GLOBAL, micro, rank, ranks)
-    return [in_pieces(batch, length) for batch in whole]
+    return [batch.in_pieces(length) for batch in whole]
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 6, 8, 12, 24])
@@ -127,20 +127,13 @@ def test_ranks_together_see_the_same_pieces(stream):
             assert [row for share in shares for row in rows_of(share)] == whole
 
 
-@dataclass(frozen=True)
-class Tracked(Batch):
-    """A batch with numbers beside the bytes."""
-
-    tracks: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-
 def test_tracks_stay_with_their_bytes(stream):
     (batch,) = micro_batches(stream, 1, 6, 6, 0, 1)
     conservation = batch.input_ids.float() / 7
     conservation[:, ::5] = float("nan")
     opens = batch.input_ids == ord("A")
     tracks = {"conservation": conservation, "boundaries": opens}
-    cut = in_pieces(Tracked(batch.input_ids, batch.targets, batch.weights, None, tracks), 4)
+    cut = replace(batch, tracks=tracks).in_pieces(4)
     assert {name: track.dtype for name, track in cut.tracks.items()} == {
         "conservation": torch.float32,
         "boundaries": torch.bool,
@@ -158,7 +151,7 @@ def test_what_does_not_divide_is_no_piece(stream):
         with pytest.raises(
             ValueError, match=f"sequences of 24 do not fall into pieces of {length}"
         ):
-            in_pieces(batch, length)
+            batch.in_pieces(length)
 
 
 def run_config(shards: Path, growth: str = "linear", steps: int = 9) -> Config:
@@ -224,7 +217,7 @@ def test_pieces_are_predicted_as_sequences_of_their_own(stream):
     config = load_config(None, ["model.pattern=SMLA", "model.hidden_size=16", "model.num_heads=2"])
     model = HyenaGLT(config.model, seed=3).double()
     (whole,) = micro_batches(stream, 2, 4, 4, 0, 1)
-    batch = in_pieces(whole, 8)
+    batch = whole.in_pieces(8)
     nats = model.token_losses(batch.input_ids, batch.targets, batch.documents)
     for row in range(12):
         documents = None if batch.documents is None else batch.documents[row : row + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,13 +12,8 @@ import pytest
 import torch
 
 from megatron_hyena.data.alphabet import EOD, MASK, PAD
-from megatron_hyena.data.loader import (
-    Batch,
-    BatchIterator,
-    evaluation_batches,
-    make_batch,
-    micro_batches,
-)
+from megatron_hyena.data.batch import Batch, make_batch
+from megatron_hyena.data.loader import BatchIterator, evaluation_batches, micro_batches
 from megatron_hyena.data.stream import Window
 from megatron_hyena.data.windows import WindowStream, sequential_windows
 from megatron_hyena.errors import UserError
@@ -103,12 +99,12 @@ def test_closing_ends_the_thread(stream):
 
 
 def test_an_error_in_the_thread_reaches_the_caller(stream, monkeypatch):
-    def fail(position: int) -> Window:
-        if position >= 8:
+    def fail(positions: Sequence[int]) -> Window:
+        if max(positions) >= 8:
             raise OSError("the disk is gone")
-        return WindowStream.window(stream, position)
+        return WindowStream.windows(stream, positions)
 
-    monkeypatch.setattr(stream, "window", fail)
+    monkeypatch.setattr(stream, "windows", fail)
     with BatchIterator(stream, 0, global_batch_size=4, micro_batch_size=4) as batches:
         assert [step for step, _ in islice(batches, 2)] == [0, 1]
         for _ in range(2):

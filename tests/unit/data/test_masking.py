@@ -12,13 +12,8 @@ import torch
 
 from megatron_hyena.config import load_config
 from megatron_hyena.data.alphabet import EOD, MASK, PAD, SequenceType
-from megatron_hyena.data.loader import (
-    Batch,
-    BatchIterator,
-    evaluation_batches,
-    in_pieces,
-    micro_batches,
-)
+from megatron_hyena.data.batch import Batch
+from megatron_hyena.data.loader import BatchIterator, evaluation_batches, micro_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.windows import ChosenWindows, SequentialWindows, WindowStream
@@ -150,7 +145,7 @@ def test_the_iterator_masks_and_goes_on_where_it_was(shards: Path) -> None:
 
     whole, rest = steps(0), steps(3)
     assert all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
-    expected = [in_pieces(b, 16) for b in micro_batches(stream, 4, 4, 2, 0, 1, masking)]
+    expected = [b.in_pieces(16) for b in micro_batches(stream, 4, 4, 2, 0, 1, masking)]
     assert torch.equal(whole[4], together(expected)["input_ids"])
     assert (whole[4] == MASK).any()
 

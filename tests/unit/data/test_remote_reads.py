@@ -15,11 +15,13 @@ QUICK = Retry(attempts=4, first=0.01)
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
-@pytest.fixture(params=["s3", "http"])
+@pytest.fixture(params=["s3", "http with ranges", "http without"])
 def stored(request, bucket, tmp_path):
     """(URL of an object of CONTENT, the proxy before its store)."""
-    if request.param == "s3":
-        yield bucket.put("a/x.tar", CONTENT), bucket.trouble
+    if request.param != "http without":
+        url, trouble = bucket.put("a/x.tar", CONTENT), bucket.trouble
+        public = url.replace("s3:/", trouble.url)  # of the same object
+        yield (url if request.param == "s3" else public), trouble
         return
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.tar").write_bytes(CONTENT)
@@ -107,13 +109,15 @@ def test_an_object_shorter_than_its_index_tells(stored):
         whole(url, len(CONTENT) + 1)
 
 
-def test_silence_is_a_failure(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(remote, "TIMEOUT", 0.2)
-    (tmp_path / "x.tar").write_bytes(CONTENT)
-    with WebFolder(tmp_path) as web, Trouble(web.port) as trouble:
-        trouble.plan("x.tar", "hang")
-        assert whole(f"{trouble.url}/x.tar") == CONTENT
-    assert "timed out" in capfd.readouterr().err
+def test_silence_is_a_failure(stored, monkeypatch, capfd):
+    url, trouble = stored
+    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+    trouble.plan("x.tar", "hang")
+    assert whole(url) == CONTENT
+    assert "attempt 1 of 4" in capfd.readouterr().err
+    trouble.plan("x.tar", "hang*")
+    with pytest.raises(UnreachableError, match=r"(?i)time"):
+        b"".join(read_range(url, 0, 10, Retry(attempts=2, first=0.01)))
 
 
 def test_pauses_double_up_to_the_longest(monkeypatch):
@@ -163,6 +167,20 @@ def test_globs_list_folders_and_files(bucket):
         (f"{bucket.url}/c/one/train/2.tar", False)
     ]
     assert find(f"{bucket.url}/nothing/*", QUICK) == []
+
+
+def test_a_public_bucket_needs_no_credentials(bucket, monkeypatch, tmp_path):
+    url = bucket.put("x.tar", CONTENT)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    remote._is_anonymous.cache_clear()
+    try:
+        assert whole(url) == CONTENT
+        assert remote._is_anonymous()
+    finally:
+        remote._is_anonymous.cache_clear()
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import shutil
 
@@ -242,6 +243,21 @@ def test_an_outage_is_not_blamed_on_a_shard(stored, cache, bucket):
     assert len(corrupt.shards) == 1
 
 
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_nothing_left_is_no_corpus(where, local, tmp_path, bucket, cache):
+    broken = tmp_path / "broken"
+    shutil.copytree(local, broken)
+    count = len(list(broken.glob("*.tar")))
+    for number in range(count):
+        damage(broken, "missing", number)
+    source = str(broken) if where == "folder" else bucket.put_folder(broken, "broken")
+    corrupt = CorruptShards("skip")
+    with pytest.raises(UserError, match=f"none of {count} shards is left with data.on_corrupt"):
+        for run in open_runs(ShardSource(source, cache, corrupt)):
+            run.read(0, run.length)
+    assert len(corrupt.shards) == count
+
+
 def test_what_is_refused_or_misspelt_always_stops(stored, cache, bucket):
     run = open_runs(ShardSource(stored, cache, CorruptShards("skip")))[0]
     bucket.trouble.plan("shard-000000.tar", "403*")
@@ -257,6 +273,24 @@ def test_evaluation_reads_a_store(stored, local, cache):
     for (bases, weights), (wanted, wanted_weights) in zip(found, expected, strict=True):
         assert np.array_equal(bases, wanted)
         assert np.array_equal(weights, wanted_weights)
+
+
+def _read_all(runs, answers) -> None:
+    answers.put([run.read(0, run.length).tobytes() for run in runs])
+
+
+def test_a_forked_process_reads_a_store_that_its_parent_reads(stored, local, cache):
+    """Clients of the parent, with their threads and connections, are not the child's."""
+    context = multiprocessing.get_context("fork")
+    runs = open_runs(ShardSource(stored, cache))
+    runs[0].read(0, 10)
+    answers = context.SimpleQueue()
+    child = context.Process(target=_read_all, args=(runs, answers), daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert answers.get() == [run.read(0, run.length).tobytes() for run in open_runs(local)]
+    same(runs, open_runs(local))
 
 
 def test_runs_of_a_store_can_be_sent_to_another_process(stored, local, cache):

@@ -22,7 +22,8 @@ from megatron_hyena.data.alphabet import (
     reverse_complement,
     unknown_letters,
 )
-from megatron_hyena.data.loader import batch_of, make_batch, micro_batches
+from megatron_hyena.data.batch import make_batch, stacked_batch
+from megatron_hyena.data.loader import micro_batches
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.sealed import seal, unseal
 from megatron_hyena.data.shard_index import ShardIndex
@@ -31,6 +32,7 @@ from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.windows import ChosenWindows, WindowStream, sequential_windows
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.fasta import read_pieces
+from tests.oracles.window_order import laid_runs, laid_windows
 from tools import make_shards, prepare_genome
 
 DNA, RNA, PROTEIN, MIXED = SequenceType
@@ -169,9 +171,10 @@ def test_several_folders_make_one_stream(contigs, folders):
         window = stream.window(position)
         (number,) = set(window.types.tolist())
         kind = SequenceType(number)
-        text = window.bases.tobytes()
+        bases = window.bases[window.bases != PAD]
+        text = bases.tobytes()
         if not any(text in contig for contig in contigs[kind]):
-            other = reverse_complement(window.bases).tobytes()
+            other = reverse_complement(bases).tobytes()
             assert kind is DNA
             assert any(other in contig for contig in contigs[DNA])
             turned += 1
@@ -188,22 +191,23 @@ def test_packed_windows_of_several_types_against_the_string_laid_by_hand(folders
     runs = list(chain.from_iterable(contigs.values()))
     several = 0
     for epoch in range(4):
-        drawn = stream._epoch(epoch)
-        laid = b""
-        documents: list[int] = []
-        for number, turned in zip(drawn.runs.tolist(), drawn.reverse.tolist(), strict=True):
+        laid: list[tuple[int, int]] = []
+        for number, turned in laid_runs(len(runs), stream.seed, epoch):
             text = runs[number]
             if turned and of_run[number] is DNA:
                 text = text[::-1].translate(bytes.maketrans(b"ACGTacgt", b"TGCAtgca"))
-            laid += text
-            documents += [number] * len(text)
-        for shown, nth in enumerate(drawn.order.tolist()):
-            window = stream.window(epoch * stream.windows_per_epoch + shown)
-            at = drawn.phase + 30 * nth
-            assert window.bases.tobytes() == laid[at : at + 31]
+            laid += [(byte, number) for byte in text]
+        windows = laid_windows(laid, 30, stream.seed, epoch, (PAD, -1))
+        assert len(windows) == stream.windows_per_epoch
+        for shown, expected in enumerate(windows):
+            window = stream.window(epoch * len(windows) + shown)
+            bases, documents = (list(part) for part in zip(*expected, strict=True))
+            short = documents.count(-1)
+            documents[31 - short :] = [documents[30 - short]] * short
+            assert window.bases.tolist() == bases
             assert window.documents is not None
-            assert window.documents.tolist() == documents[at : at + 31]
-            types = [int(of_run[number]) for number in documents[at : at + 31]]
+            assert window.documents.tolist() == documents
+            types = [int(of_run[number]) for number in documents]
             assert window.types.tolist() == types
             assert window.tracks["type"].tolist() == types
             several += len(set(types)) > 1
@@ -221,7 +225,7 @@ def test_batches_weigh_each_byte_by_its_own_type(folders):
         for j, weight in enumerate(batch.weights[0].tolist()):
             letter, kind = chr(window.bases[j + 1]), SequenceType(int(window.types[j + 1]))
             crosses = window.documents[j] != window.documents[j + 1]
-            known = letter != ("X" if kind is PROTEIN else "N")
+            known = letter not in (chr(PAD), "X" if kind is PROTEIN else "N")
             assert weight == float(known and not crosses)
             checked.add((letter, kind))
     assert {("N", DNA), ("N", RNA), ("N", PROTEIN), ("X", PROTEIN), ("U", PROTEIN)} <= checked
@@ -241,7 +245,7 @@ def test_validation_windows_know_their_type(folders):
     kinds = [int(windows.window(i).types[0]) for i in range(len(windows))]
     assert kinds == sorted(kinds)
     assert set(kinds) == {0, 1, 2}
-    batch = batch_of([windows.window(0), windows.window(len(windows) - 1)])
+    batch = stacked_batch([windows.window(0), windows.window(len(windows) - 1)])
     assert batch.tracks["type"].tolist() == [[0] * 40, [2] * 40]
 
 

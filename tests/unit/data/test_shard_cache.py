@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,49 @@ def test_a_damaged_shard_is_named_and_leaves_nothing(web, tmp_path):
     with pytest.raises(DamagedError, match=r"s0\.tar is damaged: its SHA-256"):
         fetch(url(0), tmp_path / "c", bytes=SIZE, sha256=sha256(contents[0]), retry=QUICK)
     assert not [p for p in (tmp_path / "c").iterdir() if p.is_file()]
+
+
+def test_any_trouble_gives_the_right_bytes_or_an_error(web, tmp_path):
+    url, contents, trouble = web
+    generator, ended = np.random.default_rng(11), []
+    kinds = ["", "500", "503", "cut", "short", "flip", "refuse"]
+    for number in range(40):
+        trouble.plan("s0.tar", *generator.choice(kinds, generator.integers(1, 9)).tolist())
+        folder = tmp_path / f"cache{number}"
+        try:
+            path = fetch(url(0), folder, bytes=SIZE, sha256=sha256(contents[0]), retry=QUICK)
+            assert path.read_bytes() == contents[0]
+            ended.append("whole")
+        except UserError as error:
+            assert str(error).startswith(url(0))
+            assert not kept(folder)
+            ended.append("error")
+    assert set(ended) == {"whole", "error"}
+
+
+def test_kills_at_any_moment_leave_nothing_wrong(tmp_path):
+    """The copy is right, or not there; whoever comes next makes it right."""
+    content = np.random.default_rng(1).bytes(30_000_000)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "x.tar").write_bytes(content)
+    wanted: dict[str, Any] = {"bytes": len(content), "sha256": sha256(content), "retry": QUICK}
+    left: list[int] = []
+    context = multiprocessing.get_context("fork")
+    with WebFolder(tmp_path / "web") as web:
+        for number in range(12):
+            folder = tmp_path / f"cache{number}"
+            child = context.Process(
+                target=fetch, args=(f"{web.url}/x.tar", folder), kwargs=wanted, daemon=True
+            )
+            child.start()
+            time.sleep(0.02 + 0.01 * number)
+            child.kill()
+            child.join()
+            assert all(path.read_bytes() == content for path in folder.glob("*.tar"))
+            left += [path.stat().st_size for path in folder.glob("*.partial")]
+            assert fetch(f"{web.url}/x.tar", folder, **wanted).read_bytes() == content
+            assert not list(folder.glob("*.partial"))
+    assert any(0 < size < len(content) for size in left)  # some were cut in the middle
 
 
 def test_a_full_disk_is_named(web, tmp_path, monkeypatch):

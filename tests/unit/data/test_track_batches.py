@@ -14,13 +14,15 @@ from megatron_hyena.corpus.prepare import write_store
 from megatron_hyena.corpus.shards import ShardSettings, write_shards
 from megatron_hyena.corpus.splits import SplitRule
 from megatron_hyena.corpus.tracks import add_track
-from megatron_hyena.data.loader import Batch, BatchIterator, micro_batches
+from megatron_hyena.data.batch import Batch
+from megatron_hyena.data.loader import BatchIterator, micro_batches
 from megatron_hyena.data.packing import PackedStream
 from megatron_hyena.data.sealed import seal, unseal
 from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.windows import WindowStream
 from megatron_hyena.errors import UserError
+from tests.oracles.window_order import laid_runs, laid_windows
 
 
 def _same(found: np.ndarray, expected: np.ndarray) -> None:
@@ -58,17 +60,18 @@ def test_packed_windows_against_tracks_laid_by_hand(many, both_strands):
     )
     turned = 0
     for epoch in range(4):
-        drawn = stream._epoch(epoch)
         laid = []
-        for number, reverse in zip(drawn.runs.tolist(), drawn.reverse.tolist(), strict=True):
+        for number, drawn in laid_runs(len(values), 5, epoch):
+            reverse = both_strands and drawn
             laid.append(values[number][::-1] if reverse else values[number])
             turned += reverse
-        string = np.concatenate(laid)
+        string = np.concatenate(laid).tolist()
         assert len(string) == sum(map(len, contigs))
-        for shown, nth in enumerate(drawn.order.tolist()):
-            window = stream.window(epoch * stream.windows_per_epoch + shown)
-            at = drawn.phase + 20 * nth
-            _same(window.tracks["conservation"], string[at : at + 21])
+        windows = laid_windows(string, 20, 5, epoch, np.nan)
+        assert len(windows) == stream.windows_per_epoch
+        for shown, expected in enumerate(windows):
+            window = stream.window(epoch * len(windows) + shown)
+            _same(window.tracks["conservation"], np.array(expected, dtype=np.float32))
     assert (turned > 0) == both_strands
 
 

@@ -58,8 +58,10 @@ def test_blocks_are_put_in_their_places(tmp_path):
     nan = np.nan
     chr2 = [nan, nan, 1, 0.5, 0.5, 1, nan, nan, nan, nan]
     # The opposite strand: N against N, c against T, A against A, from the left.
-    assert np.array_equal(identity[:10], np.float32(chr2), equal_nan=True)
-    assert np.array_equal(identity[10:], np.float32([nan] * 6 + [1, 0, 1]), equal_nan=True)
+    assert np.array_equal(identity[:10], np.array(chr2, dtype=np.float32), equal_nan=True)
+    assert np.array_equal(
+        identity[10:], np.array([nan] * 6 + [1, 0, 1], dtype=np.float32), equal_nan=True
+    )
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -98,7 +100,7 @@ def _brute(path: Path, reference: str):
                     bases[name][place] = letter
                     identity[name][place] = sum(equal) / len(equal) if equal else float("nan")
     joined = {name: "".join(letters).encode() for name, letters in bases.items()}
-    return joined, np.float32([v for values in identity.values() for v in values])
+    return joined, np.array([v for values in identity.values() for v in values], dtype=np.float32)
 
 
 @st.composite

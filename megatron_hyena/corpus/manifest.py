@@ -58,11 +58,12 @@ class Manifest:
                 return cls(**{**content, "files": files})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is damaged ({error}); copy it again or run tools.prepare_corpus again"
+                f"{path} is damaged ({error}); copy it again, or delete it and run "
+                "tools.prepare_corpus again"
             ) from error
         raise UserError(
             f"{path} has format {found[0]!r}, version {found[1]!r}, not {FORMAT!r}, version "
-            f"{FORMAT_VERSION}; run tools.prepare_corpus again"
+            f"{FORMAT_VERSION}; delete it and run tools.prepare_corpus again"
         )
 
 

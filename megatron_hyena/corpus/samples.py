@@ -1,4 +1,7 @@
-"""The samples of a corpus: what the options or the sheet name, resolved to files that exist."""
+"""The samples of a corpus: what the options or the sheet name, resolved to files that exist.
+
+A URL (`s3://`, `http://`, `https://`) stands for one file, which the sample's own task downloads.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,16 @@ from typing import Any
 from megatron_hyena.corpus.options import InputsSection
 from megatron_hyena.corpus.sources import find_sources
 from megatron_hyena.data.alphabet import SequenceType
+from megatron_hyena.data.remote import is_remote
+from megatron_hyena.data.tracks import check_track_name
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.locate import SEQUENCE_ENDINGS, locate, without_endings
+from megatron_hyena.formats.locate import (
+    ANNOTATION_ENDINGS,
+    SEQUENCE_ENDINGS,
+    TRACK_ENDINGS,
+    locate,
+    without_endings,
+)
 from megatron_hyena.formats.sheet import Location, SampleRow, read_sheet
 
 
@@ -21,9 +32,10 @@ class Sample:
 
     row: SampleRow
     """Its `annotation` and `tracks` as they were named, for `write_store`."""
-    sequences: tuple[Path, ...]
-    files: tuple[tuple[str, Path], ...]
-    """Role and path of every file, in the order of the store's list of sources."""
+    sequences: tuple[Location, ...]
+    files: tuple[tuple[str, Location], ...]
+    """Role and place of every file, in the order of the store's list of sources: a path, or as
+    text a URL."""
     maf_reference: str | None = None
 
     @property
@@ -33,8 +45,8 @@ class Sample:
 
     @property
     def bytes(self) -> int:
-        """Of its sequence files."""
-        return sum(path.stat().st_size for path in self.sequences)
+        """Of its sequence files on this machine."""
+        return sum(place.stat().st_size for place in self.sequences if isinstance(place, Path))
 
     def describe(self) -> dict[str, Any]:
         """For the manifest and the shards' indices."""
@@ -75,7 +87,7 @@ def read_samples(inputs: InputsSection) -> list[Sample]:
 
 
 def _of_paths(inputs: InputsSection) -> list[Sample]:
-    files = locate(inputs.paths, SEQUENCE_ENDINGS)
+    files = _located(inputs.paths, SEQUENCE_ENDINGS)
     groups = [(inputs.name, files)] if inputs.name else [(_name_of(file), [file]) for file in files]
     if len(groups) > 1 and (inputs.annotation or inputs.tracks):
         key = "annotation" if inputs.annotation else "tracks"
@@ -95,8 +107,8 @@ def _of_paths(inputs: InputsSection) -> list[Sample]:
     return [_resolved(replace(row, name=name), group, reference) for name, group in groups]
 
 
-def _name_of(file: Path) -> str:
-    name = without_endings(file.name)
+def _name_of(file: Location) -> str:
+    name = without_endings(str(file).rpartition("/")[2])
     return "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "_" for c in name)
 
 
@@ -114,21 +126,48 @@ def _tracks(given: Sequence[str]) -> dict[str, Location]:
 def _resolved(
     row: SampleRow, sequences: Sequence[Location], maf_reference: str | None = None
 ) -> Sample:
-    for location in (*sequences, *row.annotation, *row.tracks.values()):
-        if "://" in str(location):
-            raise UserError(
-                f"{location} of the sample {row.name} is not on this machine; download it first"
-            )
+    given = (*sequences, *row.annotation, *row.tracks.values())
     try:
-        found = find_sources(sequences, row.annotation, row.tracks, maf_reference)
+        if any(is_remote(parted(place)[1]) for place in given):
+            files = _unopened(row, sequences)
+        else:
+            found = find_sources(sequences, row.annotation, row.tracks, maf_reference)
+            files = [
+                *(("sequence", path) for path in found.sequences),
+                *(("annotation", path) for path in found.annotation),
+                *((f"track {n}", path) for n, paths in found.tracks.items() for path in paths),
+            ]
     except UserError as error:
         raise UserError(f"sample {row.name}: {error}") from error
-    files = (
-        *(("sequence", path) for path in found.sequences),
-        *(("annotation", path) for path in found.annotation),
-        *((f"track {name}", path) for name, paths in found.tracks.items() for path in paths),
-    )
-    for _, path in files:
-        if not path.is_file():
-            raise UserError(f"{path} of the sample {row.name} does not exist; check the path")
-    return Sample(row, tuple(found.sequences), files, maf_reference)
+    for _, place in files:
+        if isinstance(place, Path) and not place.is_file():
+            raise UserError(f"{place} of the sample {row.name} does not exist; check the path")
+    inside = tuple(place for role, place in files if role == "sequence")
+    return Sample(row, inside, tuple(files), maf_reference)
+
+
+def _unopened(row: SampleRow, sequences: Sequence[Location]) -> list[tuple[str, Location]]:
+    """Role and place of the files of a sample of which some cannot be looked at yet."""
+    for name in row.tracks:
+        check_track_name(name)
+    annotation = [parted(place)[1] for place in row.annotation]
+    tracks = ((name, _located([place], TRACK_ENDINGS)) for name, place in row.tracks.items())
+    return [
+        *(("sequence", place) for place in _located(sequences, SEQUENCE_ENDINGS)),
+        *(("annotation", place) for place in _located(annotation, ANNOTATION_ENDINGS)),
+        *((f"track {name}", place) for name, places in tracks for place in places),
+    ]
+
+
+def _located(given: Sequence[Location], endings: Sequence[str]) -> list[Location]:
+    """Files, as `locate` finds them, and URLs as they are."""
+    places: list[Location] = []
+    for one in given:
+        places += [str(one)] if is_remote(one) else locate([one], endings)
+    return places
+
+
+def parted(location: Location) -> tuple[str, str]:
+    """`TYPE=`, or nothing, and the file's place."""
+    head, equals, rest = str(location).partition("=")
+    return (head + equals, rest) if equals and head.isidentifier() else ("", str(location))

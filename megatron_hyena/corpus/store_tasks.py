@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_hyena.corpus.curation import survey
+from megatron_hyena.corpus.downloads import Downloads
 from megatron_hyena.corpus.options import CorpusOptions
 from megatron_hyena.corpus.prepare import write_store
 from megatron_hyena.corpus.records import write_records
 from megatron_hyena.corpus.samples import Sample
 from megatron_hyena.corpus.tasks import Progress, Task
 from megatron_hyena.data.store import GenomeStore
+from megatron_hyena.formats.sheet import Location
 from megatron_hyena.yaml_sections import plain_values
 
 
@@ -31,14 +33,13 @@ def store_chain(root: Path, sample: Sample, options: CorpusOptions) -> list[Task
     """The store's task and, behind it, that of its records.
 
     A source is known by its name, size and time of change, so that finding out whether a store is
-    up to date reads no sequence.
+    up to date reads no sequence; and one of another machine by its URL alone.
     """
-    files = [(role, path.name, path.stat()) for role, path in sample.files]
     store = Task(
         name=f"store/{sample.name}",
         outputs=(str(store_path(Path(), sample.name)),),
         inputs={
-            "files": [[role, name, stat.st_size, stat.st_mtime_ns] for role, name, stat in files],
+            "files": [[role, *_identity(place)] for role, place in sample.files],
             "type": sample.row.type.name,
             "annotation": [str(place) for place in sample.row.annotation],  # with types of rows
             "maf_reference": sample.maf_reference,
@@ -65,20 +66,34 @@ def store_chain(root: Path, sample: Sample, options: CorpusOptions) -> list[Task
     return [store, records]
 
 
+def _identity(place: Location) -> list[Any]:
+    if isinstance(place, str):
+        return [place]
+    stat = place.stat()
+    return [place.name, stat.st_size, stat.st_mtime_ns]
+
+
 def _make_store(sample: Sample, scratch: Path, progress: Progress) -> dict[str, Any]:
+    downloads = Downloads(scratch / ".downloads")
     store = write_store(
         store_path(scratch, sample.name),
-        sample.sequences,
-        sample.row.annotation,
+        [downloads.local(place) for place in sample.sequences],
+        [downloads.local(place) for place in sample.row.annotation],
         kind=sample.row.type,
-        tracks=sample.row.tracks,
+        tracks={name: downloads.local(place) for name, place in sample.row.tracks.items()},
         maf_reference=sample.maf_reference,
         progress=progress,
     )
+    described = store.attributes["sources"]
     return {
         "sources": [
-            {"sample": sample.name, "location": str(path), **told, "md5": md5_of(path)}
-            for (_, path), told in zip(sample.files, store.attributes["sources"], strict=True)
+            {
+                "sample": sample.name,
+                "location": str(place),
+                **told,
+                "md5": md5_of(downloads.copies[place] if isinstance(place, str) else place),
+            }
+            for (_, place), told in zip(sample.files, described, strict=True)
         ],
         "contigs": len(store.contigs),
         "composition": store.attributes["composition"],

@@ -118,6 +118,23 @@ def read_range(url: str, begin: int, end: int, retry: Retry | None = None) -> It
         retry.wait(url, failures, reason)
 
 
+def size_of(url: str, retry: Retry | None = None) -> int:
+    """Bytes of an object, as its store tells; raises as `read_object`, and where it does not."""
+
+    def ask() -> int:
+        if _is_s3(url):
+            return int(_s3().info(url)["size"])
+        request = _request(url)
+        request.method = "HEAD"
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            return int(response.headers.get("Content-Length", -1))
+
+    size = _retried(ask, url, retry or Retry())
+    if size < 0:
+        raise UserError(f"{url}: the server does not tell its size; download it by hand")
+    return size
+
+
 def find(pattern: str, retry: Retry | None = None) -> list[tuple[str, bool]]:
     """(URL, whether it is a folder) of what an s3:// glob matches, sorted.
 

@@ -131,7 +131,7 @@ def test_memory_map_equals_webdataset(chlamydia_shards):
             assert run.read(start, start + 20_001).tobytes() == whole[start : start + 20_001]
 
 
-def test_index_describes_the_files(chlamydia_shards):
+def test_index_describes_the_files(chlamydia_shards, chlamydia_store):
     index = ShardIndex.read(chlamydia_shards / "train")
     assert (index.split, index.gap, index.bases) == ("train", 4096, LENGTH - 2 * (52_126 + 4096))
     assert len(index.shards) == 6
@@ -140,6 +140,11 @@ def test_index_describes_the_files(chlamydia_shards):
         content = (chlamydia_shards / "train" / shard.file).read_bytes()
         assert (shard.bytes, shard.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         assert sum(sample.end - sample.start for sample in shard.samples) <= 200_000
+    told = index.provenance
+    assert [source["file"] for source in told["sources"]] == ["ct.fasta.gz", "ct.gbk.gz"]
+    assert told["sources"] == chlamydia_store.attributes["sources"]
+    assert told["options"]["rule"] == {"valid_fraction": 0.05, "test_fraction": 0.05, "gap": 4096}
+    assert told["options"]["piece_length"] == 30_000
 
 
 def test_rerun_gives_the_same_bytes(tmp_path, chlamydia_store, chlamydia_shards):

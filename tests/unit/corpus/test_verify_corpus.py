@@ -154,6 +154,20 @@ def test_every_bit_of_an_index_alone_counts(tmp_path, corpus):
         assert len(findings(folder)) == 1
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_is_named_can_be_deleted_and_comes_back(corpus, sheet, kind):
+    before = tree(corpus)
+    path = max(corpus.glob(KINDS[kind]), key=lambda path: (path.is_file(), str(path)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+    (finding,) = findings(corpus)
+    assert finding.startswith(str(path))
+    path.unlink()
+    make(corpus, sheet)
+    assert tree(corpus) == before
+
+
 def test_folders_that_are_none_of_ours(tmp_path, corpus):
     with pytest.raises(UserError, match=r"neither it nor a folder above it has a manifest\.json"):
         open_check(tmp_path)

@@ -112,6 +112,11 @@ def _read_row(path: Path, number: int, columns: list[str], cells: list[str]) -> 
         except ValueError as error:
             raise UserError(f"{path}: line {number}, column {column!r}: {error}") from error
     name = row.get("name", "") or _default_name(row["path"])
+    if not row.get("name", "") and set(row["path"]) & set("*?["):
+        raise UserError(
+            f"{path}: line {number}: {row['path']} is a glob, whose files make one sample together; "
+            "give the sample a name in a column 'name', or each file a line"
+        )
     if not _NAME.fullmatch(name):
         raise UserError(
             f"{path}: line {number}, column 'name': {name!r} is no name of a sample; use letters, "

@@ -114,8 +114,8 @@ def _read_row(path: Path, number: int, columns: list[str], cells: list[str]) -> 
     name = row.get("name", "") or _default_name(row["path"])
     if not row.get("name", "") and set(row["path"]) & set("*?["):
         raise UserError(
-            f"{path}: line {number}: {row['path']} is a glob, whose files make one sample together; "
-            "give the sample a name in a column 'name', or each file a line"
+            f"{path}: line {number}: {row['path']} is a glob, whose files make one sample; "
+            "give it a name in a column 'name', or each file a line of its own"
         )
     if not _NAME.fullmatch(name):
         raise UserError(

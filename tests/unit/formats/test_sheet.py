@@ -76,7 +76,10 @@ def test_defaults(tmp_path, path, name):
         ("path\ttracks\na\tx=1,x=2\n", "line 2, column 'tracks': the track 'x' stands twice"),
         ("path\tname\na\t../b\n", "line 2, column 'name': '../b' is no name of a sample"),
         ("path\n.fa\n", "line 2, column 'name': '.fa' is no name of a sample"),
-        ("path\n*.fa.gz\n", r"line 2: \*\.fa\.gz is a glob, whose files make one sample together"),
+        (
+            "path\n*.fa.gz\n",
+            "line 2: *.fa.gz is a glob, whose files make one sample; give it a name",
+        ),
         ("path\nx/a.fa\n\ny/a.fa.gz\n", "line 4, column 'name': the sample 'a' is in line 2"),
     ],
 )

@@ -13,7 +13,7 @@ from megatron_hyena.engine.saving import save_checkpoint
 from megatron_hyena.layers.merging.keeping import named_figures
 from megatron_hyena.observe.metrics import MetricsLog, bits_per_base
 from megatron_hyena.observe.profiler import Throughput
-from megatron_hyena.observe.progress import progress
+from megatron_hyena.observe.progress import progress, write_line
 from megatron_hyena.parallel.traffic import Direction
 
 
@@ -24,9 +24,19 @@ class Logging:
         sent: bytes that this rank's layers sent in the last step: {kind: {direction: bytes}}.
     """
 
-    def __init__(self, config: Config, log: MetricsLog, meter: Throughput, start: int, main: bool):
+    def __init__(
+        self,
+        config: Config,
+        log: MetricsLog,
+        meter: Throughput,
+        start: int,
+        main: bool,
+        passes: Callable[[int], float],
+    ) -> None:
+        """`passes`: how often the data was shown before a sequence of the run."""
         self.every, self.log, self.meter = config.log.every, log, meter
-        self.lengths = length_schedule(config)
+        self.passes, self.size, self.main = passes, config.train.global_batch_size, main
+        self.lengths, self.steps = length_schedule(config), config.train.steps
         self.sent: dict[str, dict[Direction, int]] = {}
         self.bar = progress(
             description="training",
@@ -41,6 +51,9 @@ class Logging:
         self.meter.step(result.tokens)
         self.bar.update(1)
         self.sent = result.sent
+        epochs, before = (self.passes(n * self.size) for n in (step, step - 1))
+        if self.main and int(epochs) > int(before) and step < self.steps:
+            write_line(f"step {step}: data was shown {int(epochs)} x; its next epoch begins")
         if step % self.every == 0:
             self.log.log(
                 step,
@@ -50,6 +63,7 @@ class Logging:
                     "grad_norm": result.grad_norm,
                     "lr": result.lr,
                     "tokens": step * result.tokens,
+                    "epochs": epochs,
                     "sequence_length": self.lengths.at(step - 1),
                     "tokens_per_second": self.meter.interval(),
                     "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),

@@ -51,7 +51,7 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
             held_out = validation_batches(data.valid, config, engine.mesh)
             validation = Validation(config, engine, held_out, log, meter)
             stopping = Stopping(config, engine, lambda: stop.asked)
-            logging = Logging(config, log, meter, start, main)
+            logging = Logging(config, log, meter, start, main, data.train.passes)
             saving = Saving(config, engine, meter, [asdict(one) for one in data.train.origins])
             train(engine, batches, [logging, validation, stopping, saving])
         corrupt = _all_corrupt(data.corrupt, engine.mesh)

@@ -88,6 +88,12 @@ class BlendedStream(TrainingStream):
             index[here] = before + rank[within[here]]
         return numbers, index
 
+    def passes(self, position: int) -> float:
+        """Of the corpus that was shown most often."""
+        stage = int(np.searchsorted(self._begins, position, side="right")) - 1
+        shown = self._shown[stage] + self._used(stage, position - int(self._begins[stage]))
+        return max(stream.passes(int(n)) for stream, n in zip(self.streams, shown, strict=True))
+
     def prefetch(self, positions: Sequence[int]) -> None:
         """Of each stream."""
         numbers, index = self.places(np.asarray(positions))

@@ -52,6 +52,10 @@ class TrainingStream(ABC):
             f"{self.sequence_length:,} in an epoch, {1 - self.bases / room:.1%} of them padding"
         )
 
+    def passes(self, position: int) -> float:
+        """How often all of the data was shown before `position`, of the most shown corpus."""
+        return position / self.windows_per_epoch
+
     def check_global_batch(self, global_batch_size: int) -> None:
         """Raise UserError where an epoch has fewer windows than one global batch."""
         if self.windows_per_epoch < global_batch_size:

@@ -120,3 +120,12 @@ def test_configuration_chooses_the_shares(folders):
 def test_contradictions_are_refused(folders, overrides, message):
     with pytest.raises(UserError, match=message):
         _open(folders, *overrides)
+
+
+def test_passes_are_those_of_the_corpus_shown_most_often(folders):
+    blend = _blend(folders, [[0.7, 0.2, 0.1], [0, 1, 0]], [0, 3000])
+    numbers, _ = blend.places(np.arange(7000))
+    for position in (0, 1, 500, 2999, 3000, 3001, 7000):
+        shown = np.bincount(numbers[:position], minlength=3)
+        sizes = [stream.windows_per_epoch for stream in blend.streams]
+        assert blend.passes(position) == pytest.approx((shown / sizes).max())

@@ -28,7 +28,7 @@ from megatron_hyena import __version__
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.sealed import unseal, write_sealed
 from megatron_hyena.errors import UserError
-from megatron_hyena.runtime.parent import end_with_parent
+from megatron_hyena.runtime.parent import end_with_creator
 
 WORK = ".work"
 """The folder of stamps and unfinished files, beside what is made."""
@@ -215,7 +215,7 @@ def _size(path: Path) -> int | None:
 
 
 def _begin_worker() -> None:
-    end_with_parent()
+    end_with_creator()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent tells what happened
 
 

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fasta",
         "--sequence",
         nargs="+",
+        action="extend",
         required=True,
         metavar="FILE",
         help="sequences: FASTA, 2bit, GenBank or EMBL (these with their features), or MAF, whose "
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--annotation",
         "--gff",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
         help="GenBank, EMBL, GFF3, GTF or BED: labels per base, as tracks/features; BED rows with "
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--track",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=FILE",
         help="numbers per base from bedGraph or bigWig, as tracks/NAME: conservation=phyloP.bw",

@@ -68,7 +68,8 @@ def test_the_tool_takes_folders_and_globs(tmp_path, capsys):
         (tmp_path / f"g/{name}.fa").write_text(f">{name}\nACGTACGT\n")
         (tmp_path / f"{name}.gff").write_text(f"{name}\tx\tgene\t1\t4\t.\t+\t.\tID=g\n")
         (tmp_path / f"{name}.bg").write_text(f"{name}\t0\t3\t1.5\n")
-    command = ["--sequence", f"{tmp_path}/g", "--gff", f"{tmp_path}/*.gff"]
+    command = ["--sequence", f"{tmp_path}/g/a.fa", "--fasta", f"{tmp_path}/g"]
+    command += ["--gff", f"{tmp_path}/a.gff", "--annotation", f"{tmp_path}/*.gff"]
     command += ["--track", f"gc={tmp_path}/*.bg", "--output", f"{tmp_path}/out"]
     assert prepare_genome.main(command) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -27,8 +27,8 @@ class CorruptShards:
         self.policy = policy
         self.shards: dict[str, str] = {}
         """Name of each shard that is left out → the sentence that says why."""
-        self.total = 0
-        """Shards that were opened, these among them."""
+        self.opened: set[str] = set()
+        """Names of all shards there are, those left out among them."""
         self.reads = 0
         """Reads that met one of them: windows, or with `data.pack` their parts of one run."""
         self.bases = 0
@@ -47,9 +47,9 @@ class CorruptShards:
             self.shards[name] = str(error)
         if not known:
             sys.stderr.write(f"left out, as data.on_corrupt=skip asks: {error}\n")
-        if len(self.shards) == self.total:
+        if self.opened <= self.shards.keys():
             raise UserError(
-                f"none of {self.total} shards is left with data.on_corrupt=skip (the last: "
+                f"none of {len(self.shards)} shards is left with data.on_corrupt=skip (the last: "
                 f"{error}); name another folder of shards"
             ) from error
 

@@ -126,7 +126,7 @@ def open_runs(source: Path | str, *, verify: bool = True) -> list[Run]:
     """
     source = source if isinstance(source, ShardSource) else ShardSource(source)
     runs, resolved = list[Run](), resolve(source)
-    source.corrupt.total += sum(len(found.shards) for found in resolved)
+    source.corrupt.opened |= {found.name_of(shard) for found in resolved for shard in found.shards}
     for found in resolved:
         kind = _type_of(found.folder, found.index)
         located = [
@@ -180,7 +180,7 @@ def _pieces(found: Found, shard: Shard, source: ShardSource, verify: bool) -> li
 
 def _payload(found: Found, shard: Shard, source: ShardSource, verify: bool) -> _Payload:
     """How a shard's payloads are read: mapped, to be fetched, or left out."""
-    where = f"{found.folder}/{shard.file}"
+    where = found.name_of(shard)
     if found.remote:
         file = ShardFile(where, shard, source.cache, source.corrupt, verify=verify)
         return partial(StoredPiece, file)

@@ -64,6 +64,10 @@ class Found:
         """Whether the folder is of a store."""
         return is_remote(self.folder)
 
+    def name_of(self, shard: Shard) -> str:
+        """The path or URL of one of its shards."""
+        return f"{self.folder}/{shard.file}"
+
 
 def resolve(source: ShardSource) -> list[Found]:
     """What `source` names, in order; raises UserError where nothing matches or an index lacks."""

@@ -83,7 +83,8 @@ def _with_index(pack, tree: bytes, data: bytes, leaves, children: int, largest: 
         below = list(range(len(levels[0])))
         levels.insert(0, [below[i : i + children] for i in range(0, len(below), children)])
     sizes = [24] * (len(levels) - 1) + [32]
-    starts, at = [], index_at + 48
+    starts: list[list[int]] = []
+    at = index_at + 48
     for level, size in zip(levels, sizes, strict=True):
         starts.append([])
         for node in level:

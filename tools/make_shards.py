@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             shard_size=arguments.shard_size,
             features=arguments.features,
             tracks=tuple(arguments.track),
+            compress=arguments.compress,
         )
         with (
             destination(arguments.output, overwrite=arguments.overwrite) as folder,
@@ -91,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="also write these tracks of the store, such as conservation; data.tracks reads them",
+    )
+    parser.add_argument(
+        "--compress",
+        action="store_true",
+        help="write .tar.gz, a third of the size; training unpacks them into data.cache_dir",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace shards that exist")
     return parser

@@ -71,6 +71,9 @@ class ShardsSection:
     """Tracks to write beside the bases, such as `conservation`; numbers that a sample lacks are
     unknown."""
 
+    compress: bool = False
+    """Write .tar.gz, a third of the size or less, which training unpacks into its cache."""
+
     def __post_init__(self) -> None:
         for name in self.tracks:
             check_track_name(name)

@@ -68,6 +68,6 @@ def fill_shards(pieces: Iterable[Piece], shard_size: int) -> Iterator[Sequence[P
         yield shard
 
 
-def shard_name(number: int) -> str:
+def shard_name(number: int, *, compress: bool = False) -> str:
     """The tar file's name; numbers count from 0."""
-    return f"shard-{number:06d}.tar"
+    return f"shard-{number:06d}.tar{'.gz' if compress else ''}"

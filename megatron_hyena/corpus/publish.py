@@ -75,7 +75,7 @@ def publish(
     files = {f"{location}/{p.relative_to(folder)}": p for p in folder.rglob("*") if p.is_file()}
     for url in sorted(files, key=lambda url: (url.endswith(f"/{INDEX_FILE}"), url)):
         upload(files[url], url, retry)
-    for url, is_folder in find(f"{location}/*/*.tar", retry):
+    for url, is_folder in find(f"{location}/*/*.tar*", retry):
         if not is_folder and url not in files:
             remove(url, retry)
     remove(f"{location}/{UNFINISHED}", retry)

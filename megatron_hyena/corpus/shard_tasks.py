@@ -29,17 +29,17 @@ def shard_tasks(
     shards, tasks = options.shards, []
     for folder, told in done["plan/plan"].result["folders"].items():
         for number, file in enumerate(told["files"]):
-            output = f"shards/{folder}/{shard_name(number)}"
+            output = f"shards/{folder}/{shard_name(number, compress=shards.compress)}"
             made_of = {
                 "pieces": file["sha256"],
                 "split": told["split"],
                 "stores": [done[f"store/{name}"].digest for name in file["samples"]],
-                "shards": [shards.piece_length, shards.features, kinds],
+                "shards": [shards.piece_length, shards.features, shards.compress, kinds],
                 "iupac": options.curation.iupac,
             }
             place = (folder, told["split"], number)
             work = partial(_make_shard, root, place, options, kinds, output)
-            tasks.append(Task(output.removesuffix(".tar"), (output,), made_of, work, file["bases"]))
+            tasks.append(Task(output.partition(".tar")[0], (output,), made_of, work, file["bases"]))
     return tasks
 
 

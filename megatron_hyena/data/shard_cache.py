@@ -24,8 +24,8 @@ import numpy as np
 from megatron_hyena.data.alphabet import Bases
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.corrupt import CorruptShards
-from megatron_hyena.data.fetch import LOCKS, DamagedError, fetch, place_of
-from megatron_hyena.data.remote import Retry, read_object
+from megatron_hyena.data.fetch import LOCKS, DamagedError, fetch_shard, place_of
+from megatron_hyena.data.remote import Retry, is_remote, read_object
 from megatron_hyena.data.remote_errors import MissingError, ShortError, UnreachableError
 from megatron_hyena.data.shard_index import INDEX_FILE, Shard
 from megatron_hyena.errors import UserError
@@ -42,14 +42,16 @@ def default_cache_folder() -> Path:
 
 
 class ShardFile:
-    """One shard of a store; `content` fetches and maps it at first use."""
+    """One shard of a store, or a packed one; `content` fetches and maps it at first use."""
 
     def __init__(
         self, url: str, shard: Shard, cache: ShardCache, corrupt: CorruptShards, *, verify: bool
     ) -> None:
         """`verify`: of a copy that is there already, compare the SHA-256 before it is mapped."""
-        cache.check(url, shard.bytes)
-        self.url, self.size, self.sha256 = url, shard.bytes, shard.sha256
+        self.url, self.shard, self.remote = url, shard, is_remote(url)
+        self.size = shard.unpacked_bytes or shard.bytes
+        self.sha256 = shard.unpacked_sha256 or shard.sha256
+        cache.check(url, self.size)
         self.cache, self.corrupt, self.verify = cache, corrupt, verify
         self.used = 0.0
         """Time of the last use in this process, in seconds of the epoch."""
@@ -184,7 +186,7 @@ class ShardCache:
             found = place.is_file()
             if not found:
                 self._make_room(file.size, file)
-            fetch(file.url, self.folder, bytes=file.size, sha256=file.sha256, retry=self.retry)
+            fetch_shard(file.url, file.shard, self.folder, remote=file.remote, retry=self.retry)
             try:
                 if found and file.verify and sha256_of(place) != file.sha256:
                     sys.stderr.write(f"{place}: this copy is damaged; {file.url} is fetched anew\n")

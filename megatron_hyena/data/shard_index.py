@@ -38,6 +38,14 @@ class Shard:
     bytes: int
     sha256: str
     samples: tuple[Sample, ...]
+    unpacked_bytes: int = 0
+    """Of the tar file within, where the file is gzip; else 0. Offsets are in the tar file."""
+    unpacked_sha256: str = ""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file is gzip, and has to be unpacked before it can be mapped."""
+        return self.unpacked_bytes > 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ class ShardIndex:
         for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
             if not sample["tracks"]:
                 del sample["tracks"]
+        for shard in content["shards"]:
+            if not shard["unpacked_bytes"]:
+                del shard["unpacked_bytes"], shard["unpacked_sha256"]
         write_sealed(folder / INDEX_FILE, content)
 
     @classmethod

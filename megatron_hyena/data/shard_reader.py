@@ -181,13 +181,10 @@ def _pieces(found: Found, shard: Shard, source: ShardSource, verify: bool) -> li
 def _payload(found: Found, shard: Shard, source: ShardSource, verify: bool) -> _Payload:
     """How a shard's payloads are read: mapped, to be fetched, or left out."""
     where = found.name_of(shard)
-    if found.remote:
+    if found.remote or (shard.packed and _is_sound(Path(where), shard, source, verify)):
         file = ShardFile(where, shard, source.cache, source.corrupt, verify=verify)
         return partial(StoredPiece, file)
-    try:
-        _check(Path(where), shard, verify)
-    except UserError as error:
-        source.corrupt.meet(where, error)
+    if shard.packed or not _is_sound(Path(where), shard, source, verify):
         return AbsentPiece
     content = np.memmap(where, dtype=np.uint8, mode="r").view(np.ndarray)
 
@@ -195,6 +192,16 @@ def _payload(found: Found, shard: Shard, source: ShardSource, verify: bool) -> _
         return content[offset : offset + length * dtype.itemsize].view(dtype)
 
     return mapped
+
+
+def _is_sound(path: Path, shard: Shard, source: ShardSource, verify: bool) -> bool:
+    """Whether a shard of a folder is as its index tells; raises UserError, unless it is skipped."""
+    try:
+        _check(path, shard, verify)
+    except UserError as error:
+        source.corrupt.meet(str(path), error)
+        return False
+    return True
 
 
 def _check(path: Path, shard: Shard, verify: bool) -> None:

@@ -100,7 +100,7 @@ def _remote(pattern: str, read: Callable[[str], bytes]) -> list[Found]:
     if any(sign in pattern for sign in "*?["):
         chosen = _by_folder(pattern, find(pattern))
     else:
-        chosen = _by_folder(pattern, [(pattern, not pattern.endswith(".tar"))])
+        chosen = _by_folder(pattern, [(pattern, not pattern.endswith((".tar", ".tar.gz")))])
     return [_select(f, _read_index(f, read), files) for f, files in chosen.items()]
 
 

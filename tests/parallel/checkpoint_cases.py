@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,9 @@ def resume_and_go_on(jobs: list[Job], folder: Path) -> dict[Job, Continued]:
     results = {}
     for job in jobs:
         with _engine(job, folder, OTHER_SEED) as engine:
+            # Weights of another seed, but the order of the data is the run's own.
+            config = engine.config
+            engine.config = replace(config, run=replace(config.run, seed=job.seed))
             found = resume(engine)
             assert found == folder / job.name / "checkpoints" / f"step_{SAVED:08d}"
             state = _state(engine)

@@ -281,4 +281,4 @@ def test_two_paths_of_one_name_are_refused(tmp_path):
     (sample,) = Corpus.open(
         tmp_path / "corpus", load_options(None, [paths, "inputs.name=both"])
     ).samples
-    assert [path.parent.name for path in sample.sequences] == ["x", "y"]
+    assert [Path(path).parent.name for path in sample.sequences] == ["x", "y"]

@@ -28,7 +28,7 @@ from megatron_hyena import __version__
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.sealed import unseal, write_sealed
 from megatron_hyena.errors import UserError
-from megatron_hyena.runtime.parent import end_with_parent
+from megatron_hyena.runtime.parent import end_with_creator
 
 WORK = ".work"
 """The folder of stamps and unfinished files, beside what is made."""
@@ -127,7 +127,7 @@ def run_tasks(
             for future in _finished(futures):
                 progress(sum(task.size for task in futures[future]))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # what is at work is finished
             raise
 
 
@@ -156,6 +156,9 @@ def execute(root: Path, task: Task, progress: Progress) -> Stamp:
                 files[str(path.relative_to(scratch))] = (path.stat().st_size, sha256_of(path))
         stamp, path = Stamp(task.key, files, result), _stamp_path(root, task.name)
         write_sealed(scratch / ".stamp", {"key": stamp.key, "files": files, "result": result})
+        before = read_stamp(path)
+        for name in set(before.files) - set(files) if before else ():
+            (root / name).unlink(missing_ok=True)  # of other outputs, under other options
         path.unlink(missing_ok=True)
         for number, output in enumerate(task.outputs):
             place = root / output
@@ -215,7 +218,7 @@ def _size(path: Path) -> int | None:
 
 
 def _begin_worker() -> None:
-    end_with_parent()
+    end_with_creator()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent tells what happened
 
 

@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from multiprocessing import connection, parent_process
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,3 +24,20 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_creator() -> None:
+    """End this worker of `multiprocessing` when the process that created it dies, however.
+
+    A worker of a forkserver is the server's child, and the server lives as long as a worker does:
+    `end_with_parent` would wait for ever. Does nothing in a process that has no creator.
+    """
+    creator = parent_process()
+    if creator is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(creator.sentinel,), daemon=True).start()

@@ -167,6 +167,17 @@ def test_a_change_redoes_what_depends_on_it(tmp_path, sheet):
     assert Manifest.read(root) == old
 
 
+def test_other_names_of_outputs_leave_no_old_ones(tmp_path, corpus, sheet):
+    root = tmp_path / "corpus"
+    make(root, sheet, "shards.compress=true")
+    packed = tree(root)
+    assert not list(root.rglob("*.tar"))
+    make(root, sheet, "shards.compress=false", overwrite=True)
+    assert tree(root) == tree(corpus)
+    make(root, sheet, "shards.compress=true", overwrite=True)
+    assert tree(root) == packed
+
+
 def test_what_belongs_to_a_sample_that_left_is_removed(tmp_path, sheet):
     inputs = tmp_path / "inputs"
     own = write_inputs(inputs)

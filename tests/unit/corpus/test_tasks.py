@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -99,6 +102,56 @@ def test_an_error_ends_the_run_and_keeps_what_is_done(tmp_path, jobs):
 def test_a_killed_worker_is_told(tmp_path):
     with pytest.raises(UserError, match=r"a worker process was killed.*fewer --jobs"):
         run_tasks(tmp_path, [[bad(die)], [task("a")], [task("b")]], jobs=2)
+
+
+SLEEPER = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+from megatron_hyena.corpus.tasks import Task, run_tasks
+
+def sleep(name, scratch, progress):
+    (Path(sys.path[0]) / f"pid{name}").write_text(str(os.getpid()))
+    time.sleep(300)
+    return {}
+
+if __name__ == "__main__":
+    tasks = [[Task(n, (n,), {}, partial(sleep, n))] for n in "abc"]
+    run_tasks(Path(sys.path[0]) / "root", tasks, jobs=2)
+"""
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "sleeper.py")],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    wait_until(lambda: len([p for p in tmp_path.glob("pid*") if p.read_text()]) == 2)
+    workers = [int(path.read_text()) for path in tmp_path.glob("pid*")]
+    servers = {parent_of(worker) for worker in workers}
+    assert run.pid not in servers
+    run.kill()
+    run.wait(timeout=60)
+    wait_until(lambda: not any(is_alive(pid) for pid in (*workers, *servers)))
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_strangers_are_removed_and_nothing_else(tmp_path):

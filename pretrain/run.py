@@ -42,7 +42,8 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
         if process.is_main:
             save_config(config, folder / "config.yaml")
             write_line(f"resuming from {resumed}" if resumed else f"new run in {folder}")
-            write_line(data.train.describe())
+            for line in data.train.describe().splitlines():
+                write_line(f"data: {line}")
         meter, main = Throughput(), process.is_main
         with (
             MetricsLog(folder, total_steps=steps, resume_step=start, enabled=main) as log,

@@ -71,6 +71,7 @@ class WindowStream(RunStream):
                 for run, begin in zip(self.runs, self._run_begins.tolist(), strict=True)
             ]
         )
+        self._piece_lengths = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
         self._counted = any(run.corrupt and run.corrupt.policy == "skip" for run in self.runs)
         self._order = lru_cache(maxsize=4)(self._draw_order)
         self._block = lru_cache(maxsize=8)(self._draw_block)
@@ -79,7 +80,7 @@ class WindowStream(RunStream):
         """Ask for the shards under the windows, if they are of a store."""
         if not self._stored:
             return
-        for number, first, last, _ in self._places(np.asarray(positions)).tolist():
+        for number, first, last in self._places(np.asarray(positions))[:, :3].tolist():
             self.runs[number].prefetch(first, last)
 
     def _draw_order(self, epoch: int) -> Permutation | NearbyOrder:
@@ -91,34 +92,34 @@ class WindowStream(RunStream):
         if self.tracks:
             parts = [
                 read_window(self.runs[number], first, last, self.tracks, reverse=bool(turned))
-                for number, first, last, turned in places.tolist()
+                for number, first, last, turned in places[:, :4].tolist()
             ]
             return stack_windows([pad_window(part, width) for part in parts])
         content = np.empty((len(places), width), dtype=np.uint8)
-        spots = self._run_begins[places[:, 0]] + places[:, 1]
-        under = np.searchsorted(self._piece_begins, spots, side="right") - 1
-        offsets = (spots - self._piece_begins[under]).tolist()
-        for row, (number, first, last, turned), nth, at in zip(
-            content, places.tolist(), under.tolist(), offsets, strict=True
-        ):
-            length, piece = last - first, self._pieces[nth]
-            part = row if length == width else row[:length]
-            within = at + length <= len(piece) and not self._counted
-            part[:] = piece[at : at + length] if within else self.runs[number].read(first, last)
+        columns = places.T.tolist()
+        for row, number, first, last, turned, nth, at in zip(content, *columns, strict=True):
+            length = last - first
+            if length < width:
+                row[length:] = PAD
+                row = row[:length]
+            if nth >= 0:
+                row[:] = self._pieces[nth][at : at + length]
+            else:
+                row[:] = self.runs[number].read(first, last)
             if turned:
-                part[:] = reverse_complement(part)
-            row[length:] = PAD
+                row[:] = reverse_complement(row)
         return Window(content, np.broadcast_to(self._types[places[:, :1]], content.shape))
 
     def _places(self, positions: Indices) -> Indices:
-        """[n, 4] what each window reads: run, [first, last) of it, whether from the other strand.
+        """[n, 6] what each window reads: run, [first, last) of it, whether from the other strand,
+        and the piece that all of it lies in, with the first base's place there; -1 if none is.
 
         Draws are made for `BLOCK` positions at once, of which the last few are kept.
         """
         blocks = positions // BLOCK
         if blocks[0] == blocks[-1] and (blocks == blocks[0]).all():
             return self._block(int(blocks[0]))[positions - blocks * BLOCK]
-        places = np.empty((len(positions), 4), dtype=np.int64)
+        places = np.empty((len(positions), 6), dtype=np.int64)
         for block in np.unique(blocks).tolist():
             here = blocks == block
             places[here] = self._block(block)[positions[here] - block * BLOCK]
@@ -140,8 +141,17 @@ class WindowStream(RunStream):
             full = ends - starts == length
             firsts = np.where(full & turned, np.maximum(starts - 1, 0), starts)
             lasts = np.where(full & ~turned, np.minimum(ends + 1, self.run_lengths[runs]), ends)
-            parts.append(np.stack([runs, firsts, lasts, turned], axis=1))
+            pieces, offsets = self._in_one_piece(runs, firsts, lasts)
+            parts.append(np.stack([runs, firsts, lasts, turned, pieces, offsets], axis=1))
         return np.concatenate(parts)
+
+    def _in_one_piece(self, runs: Indices, firsts: Indices, lasts: Indices) -> list[Indices]:
+        """[n] number of the piece that a stretch lies in, -1 if in several; [n] its place there."""
+        spots = self._run_begins[runs] + firsts
+        under = np.searchsorted(self._piece_begins, spots, side="right") - 1
+        offsets = spots - self._piece_begins[under]
+        within = offsets + lasts - firsts <= self._piece_lengths[under]
+        return [np.where(within & (not self._counted), under, -1), offsets]
 
 
 Scored = tuple[Bases, npt.NDArray[np.float32]]

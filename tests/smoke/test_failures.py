@@ -129,7 +129,9 @@ def start(config, tmp_path) -> Iterator:
 
 def assert_on_top(text: str, sentence: str, *, tracebacks: int) -> None:
     """One error, before everything that is not progress; `tracebacks` of all programs together."""
-    lines = [line for line in text.splitlines() if not line.startswith(("step ", "new run"))]
+    lines = [
+        line for line in text.splitlines() if not line.startswith(("step ", "new run", "data: "))
+    ]
     assert lines[0] == f"error: {sentence}", text
     assert sum(line.startswith("error: ") for line in lines) == 1, text
     assert text.count("Traceback (most recent call last)") == tracebacks, text

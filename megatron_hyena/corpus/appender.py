@@ -29,6 +29,7 @@ class Appender:
         """Values taken so far."""
         self._size = int(array.chunks[0])
         self._filled = 0
+        self._free: deque[npt.NDArray[Any]] = deque()  # memory used before costs half as much
         self._chunk = self._empty()
         self._threads = ThreadPoolExecutor(_THREADS)
         self._pending: deque[Future[None]] = deque()
@@ -61,17 +62,18 @@ class Appender:
             self._threads.shutdown(cancel_futures=True)
 
     def _empty(self) -> npt.NDArray[Any]:
-        return np.empty(self._size, dtype=self.array.dtype)
+        return self._free.pop() if self._free else np.empty(self._size, dtype=self.array.dtype)
 
     def _write(self) -> None:
-        values, start = self._chunk[: self._filled], self.length - self._filled
-        if not len(values):
+        start = self.length - self._filled
+        if not self._filled:
             return
         while len(self._pending) > _THREADS:
             self._pending.popleft().result()
         self.array.resize((self.length,))
-        self._pending.append(self._threads.submit(self._store, start, values))
+        self._pending.append(self._threads.submit(self._store, start, self._chunk, self._filled))
         self._chunk, self._filled = self._empty(), 0
 
-    def _store(self, start: int, values: npt.NDArray[Any]) -> None:
-        self.array[start : start + len(values)] = values
+    def _store(self, start: int, chunk: npt.NDArray[Any], filled: int) -> None:
+        self.array[start : start + filled] = chunk[:filled]
+        self._free.append(chunk)

@@ -179,7 +179,7 @@ def _write_bases(
     """Stream the records into `bases`, alignments into `tracks/conservation`; write `offsets`."""
     contigs, conservation = _Contigs(kind), None
     with ExitStack() as stack:
-        array = create_array(group, "bases", "uint8", 0, dense=True)
+        array = create_array(group, "bases", "uint8", 0, letters=True)
         bases = stack.enter_context(Appender(array))
         if sources.has_alignment:
             array = create_array(group.require_group("tracks"), CONSERVATION, "float32", 0)

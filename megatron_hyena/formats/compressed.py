@@ -118,6 +118,12 @@ class _Shown(io.RawIOBase):
             self.digest.update(memoryview(buffer)[:count])
         return count
 
+    def read(self, size: int = -1) -> bytes:
+        block = self.file.read(size)
+        if self.digest is not None:
+            self.digest.update(block)
+        return block
+
 
 def _plain(shown: _Shown, block_bytes: int) -> Iterator[bytes]:
     while block := shown.read(block_bytes):

@@ -13,8 +13,8 @@ from megatron_hyena.errors import UserError
 BLOCK = 1 << 19
 """Bytes that readers take at once: few enough for the processor's cache, many enough for numpy."""
 
-_PLAIN = b"ACGTN"
 _UPPER = 0xDF
+_C_AS_G = ord("C") ^ ord("G")
 _FIRST_LOWER = ord("Z") + 1
 
 
@@ -39,13 +39,8 @@ class Piece:
 
 def tally(bases: Bases, kind: SequenceType) -> Tally | None:
     """Count the letters of `bases` uint8 [n]; None where a byte is no letter of `kind`."""
-    if kind.is_nucleic and len(bases) > 512:
-        # Most sequence is ACGTN alone: if these five make up all of it, the rest is known too.
-        upper = bases & _UPPER
-        counts = [np.count_nonzero(upper == letter) for letter in _PLAIN]
-        if sum(counts) == len(bases):
-            lower = np.count_nonzero(bases >= _FIRST_LOWER)
-            return Tally(int(counts[1] + counts[2]), int(counts[4]), int(lower))
+    if kind.is_nucleic and len(bases) > 512 and (found := _tally_plain(bases)) is not None:
+        return found
     histogram = np.bincount(bases, minlength=256)
     letters = np.frombuffer(kind.letters.encode("ascii"), dtype=np.uint8)
     if histogram[letters].sum() != len(bases):
@@ -54,6 +49,25 @@ def tally(bases: Bases, kind: SequenceType) -> Tally | None:
         sum(int(histogram[ord(letter)]) for letter in some) for some in ("GCgc", kind.unknown)
     )
     return Tally(gc, unknown, int(histogram[_FIRST_LOWER:].sum()))
+
+
+def _tally_plain(bases: Bases) -> Tally | None:
+    """The tally of sequence that is ACGTN alone, as most is, at a third of the cost; else None."""
+    upper, found = bases & _UPPER, np.empty(len(bases), dtype=np.bool_)
+
+    def count(letter: str) -> int:
+        return int(np.count_nonzero(np.equal(upper, ord(letter), out=found)))
+
+    known = count("A") + count("T")
+    np.bitwise_or(upper, _C_AS_G, out=upper)  # C becomes G, and nothing else does
+    gc = count("G")
+    unknown = len(bases) - known - gc
+    if unknown:
+        np.bitwise_and(bases, _UPPER, out=upper)
+        if unknown != count("N"):
+            return None
+    lower = np.count_nonzero(np.greater_equal(bases, _FIRST_LOWER, out=found))
+    return Tally(gc, unknown, int(lower))
 
 
 class Records:

@@ -19,7 +19,7 @@ def test_portions_do_not_matter(tmp_path, monkeypatch, dtype):
     contents = []
     for number, most in enumerate((1, 7, 64, 200, 1000)):
         group = zarr.create_group(str(tmp_path / str(number)), zarr_format=3)
-        with Appender(create_array(group, "a", dtype, 0, dense=True)) as appender:
+        with Appender(create_array(group, "a", dtype, 0, letters=True)) as appender:
             at = 0
             while at < len(values):
                 size = int(draw.integers(0, most + 1))
@@ -44,7 +44,7 @@ def test_nothing_and_failures(tmp_path, monkeypatch):
         pass
 
     appender = Appender(create_array(group, "a", "uint8", 0))
-    monkeypatch.setattr(appender, "_store", lambda start, values: _raise(FullDiskError))
+    monkeypatch.setattr(appender, "_store", lambda start, chunk, filled: _raise(FullDiskError))
     with pytest.raises(FullDiskError), appender:
         appender.add(np.ones(20, dtype=np.uint8))
 

@@ -47,6 +47,14 @@ def test_counts(letters, size, seed, kind):
     )
 
 
+def test_no_stray_passes_for_a_letter():
+    """However few bits part it from one of ACGTN."""
+    for stray in (byte for byte in range(256) if chr(byte).upper() not in IUPAC):
+        bases = np.tile(np.frombuffer(b"ACGTNacgtn", np.uint8), 100)
+        bases[777] = stray
+        assert tally(bases, SequenceType.DNA) is None, chr(stray)
+
+
 def test_positions_go_on_from_piece_to_piece():
     records = Records(Path("f"), SequenceType.DNA)
     with pytest.raises(UserError, match="f holds no sequence"):

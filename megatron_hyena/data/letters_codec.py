@@ -21,9 +21,9 @@ else:
     from backports import zstd
 
 _PARAMETER = zstd.CompressionParameter
-_LITERALS_ALWAYS = {1002: 1}
+_LITERALS_ALWAYS: dict[int, int] = {1002: 1}
 """`ZSTD_c_literalCompressionMode`, of which the Python modules have the number alone."""
-_LETTERS = {
+_LETTERS: dict[int, int] = {
     **_LITERALS_ALWAYS,
     _PARAMETER.strategy: int(zstd.Strategy.fast),
     _PARAMETER.window_log: 14,
@@ -31,7 +31,7 @@ _LETTERS = {
     _PARAMETER.target_length: 1 << 17,  # bytes between two looks: a whole block
     _PARAMETER.checksum_flag: 1,
 }
-_CASES = {_PARAMETER.compression_level: 1, _PARAMETER.checksum_flag: 1}
+_CASES: dict[int, int] = {_PARAMETER.compression_level: 1, _PARAMETER.checksum_flag: 1}
 _FEW = 0.2
 """A share of lower or upper case below which the case costs a letter less than matches would."""
 

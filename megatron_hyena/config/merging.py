@@ -149,6 +149,11 @@ def check_merging(config: HyenaGLTConfig) -> None:
             "model.complexity=global averages over the whole sequence, but the model is causal; "
             "use window or kmer"
         )
+    if config.projection_bias and "(" in config.pattern:
+        raise UserError(
+            "model.projection_bias=true with a merged stage in model.pattern: biases would fill "
+            "empty slots; leave one of them out"
+        )
     for field, choices in CHOICES.items():
         if getattr(config, field) not in choices:
             raise UserError(

@@ -48,9 +48,13 @@ class HyenaGLTConfig:
     """Taps of `M`."""
     mr_decay: str = "strong"
     """Slowest decay over the taps of `M`: `weak`, `normal` or `strong` (0.01, 0.1 or 1 nat
-    over the filter's length; the fastest is 100)."""
+    over the filter's length; the fastest is 100); `none` does not decay the taps."""
+    se_skip: bool = False
+    """`S` adds its input by a weight per channel, as `M` and `L` do."""
     li_modes: int = 16
-    """Real exponential modes of each `L` filter."""
+    """Exponential modes of each `L` filter."""
+    li_poles: str = "real"
+    """Modes of `L` decay (`real`), or decay and oscillate (`complex`: Evo 1)."""
     hyena_order: int = 2
     """Order N of `H` and `G`: N gates and N filters."""
     hyena_filter: str = "implicit"
@@ -81,12 +85,19 @@ class HyenaGLTConfig:
     """Positions a `W` layer sees, the current one included."""
     rope_base: float = 10000.0
     """Base of the rotary position angles of `A` and `W`."""
+    rope_scaling: float = 1.0
+    """Positions are divided by this (linear interpolation, arXiv:2306.15595)."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMSNorm."""
+    norm_eps_outside: bool = False
+    """`norm_eps` is added to the root of the mean square instead: Evo 1, Evo 2, savanna."""
+    projection_bias: bool = False
+    """Biases on projections and featurizers (Evo 1); not with merged stages."""
     tie_embeddings: bool = True
     """The head shares the embedding's matrix."""
     mlp_activation: str = "gelu"
-    """Gate activation of the MLP: `gelu`, `silu` or `identity`."""
+    """Gate activation of the MLP: `gelu`, `silu`, `identity`, or `evo2`: `gelu` in the first block
+    and `identity` in all others, as Evo 2 was trained."""
     type_embedding: str = "none"
     """Add a vector for the type of sequence, given by the track `type`; the name set here (`dna`,
     `rna`, `protein` or `mixed`) is the type of input without that track. `none`: no such vector."""
@@ -137,7 +148,7 @@ class HyenaGLTConfig:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)} must be 1 or more")
-        for name in ("rope_base", "norm_eps", "init_std"):
+        for name in POSITIVE_NUMBERS:
             if not getattr(self, name) > 0:
                 raise UserError(f"model.{name}={getattr(self, name)} must be greater than 0")
         if self.num_filter_groups < 0:
@@ -245,8 +256,9 @@ DIRECT_TAPS = 512
 SEQUENCE_TYPES = ("dna", "rna", "protein", "mixed")
 """Values 0 to 3 of the track `type`."""
 CHOICES = {
-    "mr_decay": ("weak", "normal", "strong"),
-    "mlp_activation": ("gelu", "silu", "identity"),
+    "mr_decay": ("weak", "normal", "strong", "none"),
+    "li_poles": ("real", "complex"),
+    "mlp_activation": ("gelu", "silu", "identity", "evo2"),
     "type_embedding": ("none", *SEQUENCE_TYPES),
 }
 POSITIVE = (
@@ -264,5 +276,7 @@ POSITIVE = (
     "attention_window",
 )
 
-MR_SLOWEST_DECAY = {"weak": -2.0, "normal": -1.0, "strong": 0.0}
-"""log10 of the slowest decay rate of `M` over its taps; the fastest is 2."""
+POSITIVE_NUMBERS = ("rope_base", "rope_scaling", "norm_eps", "init_std")
+
+MR_SLOWEST_DECAY = {"weak": -2.0, "normal": -1.0, "strong": 0.0, "none": None}
+"""log10 of the slowest decay rate of `M` over its taps; the fastest is 2. None: no decay."""

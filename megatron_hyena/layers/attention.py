@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
+from megatron_hyena.layers.linear import column_weight, output_bias, projection_bias, row_weight
 from megatron_hyena.layers.mixer import Message, Mixer
 from megatron_hyena.layers.provider import Provider
 from megatron_hyena.layers.span import Span, positions
@@ -23,20 +23,28 @@ class Attention(Mixer):
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
-        self.rope_base = config.rope_base
+        self.rope_base, self.rope_scaling = config.rope_base, config.rope_scaling
         self.heads = config.num_heads // provider.size
         self.window: int | None = None
         self.projection = column_weight(config, 3 * config.hidden_size, provider.size)
+        self.projection_bias = projection_bias(config, 3 * config.hidden_size, provider.size)
         self.output = row_weight(config, config.hidden_size, provider.size)
         self.bias = output_bias(config)
 
     def forward(self, x_LBH: Tensor, span: Span | None = None) -> Tensor:
         """x [L, B, h] -> [L, B, h]; rotary angles in fp32 or wider, from 0 in each document."""
         x = self.provider.enter(x_LBH)
-        qkv = F.linear(x, self.projection).view(*x.shape[:2], self.heads, 3, -1)
+        qkv = F.linear(x, self.projection, self.projection_bias).view(
+            *x.shape[:2], self.heads, 3, -1
+        )
         y = self.attend(qkv, span or Span.alone(len(x)))
         out = F.linear(y.flatten(2), self.output)
         return self.provider.leave(out).to(x_LBH.dtype) + self.bias.to(x_LBH.dtype)
+
+    def angles(self, place: Tensor, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the places for heads of qkv [..., head_dim]."""
+        dtype = compute_dtype(qkv)
+        return rotary_angles(place, qkv.shape[-1], self.rope_base, dtype, self.rope_scaling)
 
     def attend(self, qkv: Tensor, span: Span) -> Tensor:
         """Attention by the layer's exchange: qkv [l, B, heads, 3, head_dim] -> [l, B, heads, ..].
@@ -57,7 +65,7 @@ class Attention(Mixer):
         """Attention of the span's queries to its own keys and those brought from before it."""
         q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, l, head_dim]
         place = positions(span, qkv.device)
-        cos, sin = rotary_angles(place, q.shape[-1], self.rope_base, compute_dtype(qkv))
+        cos, sin = self.angles(place, qkv)
         k, v = self.with_history(rotate(k, cos, sin), v, span)
         present = span.present(history=k.shape[2] - span.length)
         y = causal_attention(rotate(q, cos, sin), k, v, self.window, span.own, present)

@@ -14,9 +14,8 @@ from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.attention import Attention, WindowAttention
 from megatron_hyena.layers.mixer import Message
 from megatron_hyena.layers.span import Span, positions
-from megatron_hyena.ops.attention import rotary_angles, rotate
+from megatron_hyena.ops.attention import rotate
 from megatron_hyena.ops.attention_both import Keys, attention_both
-from megatron_hyena.ops.fir import compute_dtype
 
 
 class BothSidesAttention(Attention):
@@ -26,7 +25,7 @@ class BothSidesAttention(Attention):
         """See `Attention.over_span`."""
         q, k, v = qkv.permute(3, 1, 2, 0, 4)  # each [B, heads, l, head_dim]
         place = positions(span, qkv.device)
-        cos, sin = rotary_angles(place, q.shape[-1], self.rope_base, compute_dtype(qkv))
+        cos, sin = self.angles(place, qkv)
         k, v, first = self.around(rotate(k, cos, sin), v, span)
         stop = first + k.shape[2]
         documents = None if span.whole is None else span.whole.stretch(first, stop)

@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.layers.exchange import ALL_CHANNELS, fir_across, over_channels
-from megatron_hyena.layers.linear import column_weight, output_bias, row_weight
+from megatron_hyena.layers.linear import column_weight, output_bias, projection_bias, row_weight
 from megatron_hyena.layers.mixer import Message, Mixer
 from megatron_hyena.layers.parameter import Cut, Init, cut_parameter, uniform
 from megatron_hyena.layers.provider import Provider
@@ -58,6 +59,8 @@ class HyenaMixer(Mixer):
         self.featurizer = filter_parameter(
             (rows, FEATURIZER_TAPS), uniform(-bound, bound), provider
         )
+        self.projection_bias = projection_bias(config, rows, provider.size)
+        self.featurizer_bias = projection_bias(config, rows, provider.size)
         self.output = row_weight(config, config.hidden_size, provider.size)
         self.bias = output_bias(config)
         self.ahead = 0
@@ -83,9 +86,22 @@ class HyenaMixer(Mixer):
         """The featurizer's outputs, and those of the `ahead` positions before."""
         # Stored as cross-correlation taps (the last is the current position), as in savanna.
         taps = self.featurizer.flip(1)
+        if self.projection_bias is not None:
+            projected_DBl = projected_DBl + self.projection_bias[:, None, None]
         if self.provider.exchange == "local":
-            return causal_fir(projected_DBl, taps, span.own), projected_DBl[..., :0]
-        return fir_across(self.provider.context, projected_DBl, taps, span, self.ahead)
+            found = causal_fir(projected_DBl, taps, span.own), projected_DBl[..., :0]
+        else:
+            found = fir_across(self.provider.context, projected_DBl, taps, span, self.ahead)
+        return found if self.featurizer_bias is None else self._biased(*found, span)
+
+    def _biased(self, own: Tensor, before: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """The features with their bias, where there is a position."""
+        assert self.featurizer_bias is not None
+        bias = self.featurizer_bias[:, None, None]
+        width = before.shape[-1]
+        there = torch.ones_like(before[:1])
+        there[..., : max(0, width - span.start)] = 0
+        return own + bias, before + bias * span.mask_history(there)
 
     def mix(self, streams: tuple[Tensor, ...], before: tuple[Tensor, ...], span: Span) -> Tensor:
         """Combine the featurized streams, each [D, B, l]; `before` likewise of [D, B, ahead]."""

@@ -22,6 +22,13 @@ def column_weight(
     return cut_parameter(Cut(shape, normal(config.init_std), dim=0, blocks=blocks), size)
 
 
+def projection_bias(config: HyenaGLTConfig, out_features: int, size: int) -> nn.Parameter | None:
+    """[out / size], of each rank's own channels; None where the model has none."""
+    if not config.projection_bias:
+        return None
+    return cut_parameter(Cut((out_features,), constant(0.0), dim=0, role="vector"), size)
+
+
 def row_weight(config: HyenaGLTConfig, in_features: int, size: int) -> nn.Parameter:
     """[hidden, in / size]: each rank adds its channels' share to the residual stream."""
     std = config.init_std / math.sqrt(2 * len(config.signs))

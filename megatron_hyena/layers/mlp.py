@@ -18,13 +18,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def activation(config: HyenaGLTConfig, block: int) -> Callable[[Tensor], Tensor]:
+    """The gate activation of the MLP of a block, counted from 0."""
+    if config.mlp_activation == "evo2":
+        return ACTIVATIONS["identity" if block else "gelu"]
+    return ACTIVATIONS[config.mlp_activation]
+
+
 class GatedMLP(nn.Module):
     """The channel mixer of a block; `gate_value` [2 F, h] holds the blocks W1 and W2."""
 
-    def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
+    def __init__(self, config: HyenaGLTConfig, provider: Provider, block: int = 0) -> None:
         super().__init__()
         self.provider = provider
-        self.activation = ACTIVATIONS[config.mlp_activation]
+        self.activation = activation(config, block)
         self.gate_value = column_weight(config, 2 * config.ffn, provider.size, blocks=2)
         self.output = row_weight(config, config.ffn, provider.size)
 

@@ -26,11 +26,14 @@ from megatron_hyena.layers.provider import Provider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.ops.documents import Documents
 from megatron_hyena.ops.fir import causal_fir, compute_dtype
-from megatron_hyena.ops.modal import modal_conv
+from megatron_hyena.ops.modal import Turning, modal_conv
 
 
 class HyenaSE(HyenaMixer):
-    """Short explicit filter: `se_filter_length` taps per group, by cross-correlation."""
+    """Short explicit filter: `se_filter_length` taps per group, by cross-correlation.
+
+    With `se_skip`, plus a skip.
+    """
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
@@ -38,16 +41,24 @@ class HyenaSE(HyenaMixer):
         bound = 1 / math.sqrt(taps)
         self.taps = filter_parameter((config.groups, taps), uniform(-bound, bound), provider)
         self.ahead = taps - 1 if provider.exchange == "halo" else 0
+        width = (config.hidden_size,)
+        self.skip = filter_parameter(width, constant(1.0), provider) if config.se_skip else None
 
     def convolve(self, z_DBL: Tensor, channels: slice, documents: Documents | None) -> Tensor:
         """z_t = sum_j w[g, j] z[t - (K - 1) + j]."""
         taps = channel_taps(self.taps.flip(1), len(self.featurizer) // 3, channels)
-        return causal_fir(z_DBL, taps, documents)
+        return self._with_skip(causal_fir(z_DBL, taps, documents), z_DBL, channels)
+
+    def _with_skip(self, filtered: Tensor, z_DBL: Tensor, channels: slice) -> Tensor:
+        if self.skip is None:
+            return filtered
+        return filtered + self.skip[channels].to(filtered.dtype)[:, None, None] * z_DBL
 
     def convolve_across(self, z_DBl: Tensor, before_DBa: Tensor, span: Span) -> Tensor:
         """One message for featurizer and filter: the history comes with the features."""
         taps = self.taps.flip(1)
-        return add_spill(causal_fir(z_DBl, taps, span.own), before_DBa, taps, span)
+        filtered = add_spill(causal_fir(z_DBl, taps, span.own), before_DBa, taps, span)
+        return self._with_skip(filtered, z_DBl, ALL_CHANNELS)
 
     @staticmethod
     def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
@@ -66,6 +77,8 @@ class HyenaSE(HyenaMixer):
 class HyenaMR(HyenaMixer):
     """Medium regularised filter: f[g, k] = h[g, k] exp(-r_g k / (K - 1)), plus a skip.
 
+    With `mr_decay` of `none`, f = h.
+
     The rates r_g are spaced evenly in logarithm from the configured slowest to 100 over *all*
     groups, whatever the layout, and over the filter's own K taps, whatever the sequence length.
     """
@@ -80,6 +93,8 @@ class HyenaMR(HyenaMixer):
     def decay(self, dtype: torch.dtype) -> Tensor:
         """exp(-r_g k / (K - 1)) of this rank's groups, [G / size, K]."""
         device, taps = self.taps.device, self.taps.shape[1]
+        if self.slowest is None:
+            return torch.ones(self.taps.shape, device=device, dtype=dtype)
         rates = torch.logspace(self.slowest, 2, self.groups, device=device, dtype=dtype)
         rates = rates.chunk(self.provider.size)[self.provider.rank]
         lags = torch.arange(taps, device=device, dtype=dtype) / max(taps - 1, 1)
@@ -126,10 +141,11 @@ class HyenaMR(HyenaMixer):
 
 
 class HyenaLI(HyenaMixer):
-    """Long implicit filter: the sum of `li_modes` real exponentials, plus a skip.
+    """Long implicit filter: the sum of `li_modes` exponentials, plus a skip.
 
     h[c, t] = sum_n R[c, n] exp(-exp(log_rate[c, n]) t); `log_rate` is the sum p + gamma of the
-    published parametrisation, whose two parts no loss can tell apart.
+    published parametrisation, whose two parts no loss can tell apart. With `li_poles` of
+    `complex` (StripedHyena), h[c, t] = Re sum_n (R + i Q)[c, n] exp((-exp(log_rate) + i phase) t).
     """
 
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
@@ -138,36 +154,57 @@ class HyenaLI(HyenaMixer):
         self.log_rate = filter_parameter(shape, _initial_log_rate, provider)
         self.residue = filter_parameter(shape, normal(0.1 / math.sqrt(config.li_modes)), provider)
         self.skip = filter_parameter((config.hidden_size,), constant(1.0), provider)
+        self.turns = config.li_poles == "complex"
+        if self.turns:
+            drawn = normal(0.1 / math.sqrt(config.li_modes))
+            self.phase = filter_parameter(shape, _initial_phase, provider)
+            self.residue_imaginary = filter_parameter(shape, drawn, provider)
+
+    def turning(self, channels: slice = ALL_CHANNELS) -> Turning | None:
+        """What makes the modes complex; None of real ones."""
+        return (self.phase[channels], self.residue_imaginary[channels]) if self.turns else None
 
     def convolve(self, z_DBL: Tensor, channels: slice, documents: Documents | None) -> Tensor:
         """See `ops.modal`."""
         modes = (self.log_rate[channels], self.residue[channels], self.skip[channels])
-        return modal_conv(z_DBL, *modes, documents=documents)
+        return modal_conv(z_DBL, *modes, documents=documents, turning=self.turning(channels))
 
     def convolve_across(self, z_DBl: Tensor, before_DBa: Tensor, span: Span) -> Tensor:
-        """N numbers per channel cross from span to span."""
+        """N numbers per channel cross from span to span, twice as many of complex modes."""
         modes = (self.log_rate, self.residue, self.skip)
         hand_over = state_across(self.provider.context, span)
-        return modal_conv(z_DBl, *modes, documents=span.own, hand_over=hand_over)
+        return modal_conv(
+            z_DBl, *modes, documents=span.own, hand_over=hand_over, turning=self.turning()
+        )
 
     @staticmethod
     def messages(config: HyenaGLTConfig, exchange: str) -> list[Message]:
         """See `Mixer.messages`."""
         if exchange == "state":
-            state = Message("gather", config.hidden_size * config.li_modes)
+            state = Message("gather", config.hidden_size * _numbers(config))
             return [HyenaMixer.featurizer_halo(config), state]
         return [HyenaMixer.featurizer_halo(config), *there_and_back(config)]
 
     @staticmethod
     def mixing_flops(config: HyenaGLTConfig, length: int) -> float:
         """See `HyenaMixer.mixing_flops`: counted as the recurrence, 4 per mode."""
-        extra = 4 * config.li_modes * config.hidden_size
+        extra = 4 * _numbers(config) * config.hidden_size
         return HyenaMixer.mixing_flops(config, length) + extra
 
     @staticmethod
     def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
         """See `HyenaMixer.stored_rows`; also its skip's input and chunk states."""
         return 10, 1
+
+
+def _numbers(config: HyenaGLTConfig) -> int:
+    """Numbers of a channel's state."""
+    return config.li_modes * (2 if config.li_poles == "complex" else 1)
+
+
+def _initial_phase(full: Tensor, generator: torch.Generator) -> None:
+    """pi n / (2 N): periods of 4 positions and more (after S4D-Lin, arXiv:2206.11893)."""
+    full.copy_(torch.arange(full.shape[1]).mul(math.pi / (2 * full.shape[1])).expand_as(full))
 
 
 def _initial_log_rate(full: Tensor, generator: torch.Generator) -> None:

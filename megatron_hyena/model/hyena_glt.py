@@ -35,7 +35,7 @@ from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.layers.mixer import Mixer
 from megatron_hyena.layers.mlp import GatedMLP
-from megatron_hyena.layers.norm import RMSNorm
+from megatron_hyena.layers.norm import block_norm
 from megatron_hyena.layers.parameter import initialise
 from megatron_hyena.layers.provider import DenseProvider, Provider
 from megatron_hyena.layers.span import Span
@@ -85,13 +85,15 @@ def mixer_class(sign: str, causal: bool = True) -> type[Mixer]:
 class Block(nn.Module):
     """One residual block: mixer, then MLP (left out when `ffn` is 0)."""
 
-    def __init__(self, sign: str, config: HyenaGLTConfig, provider: Provider) -> None:
+    def __init__(
+        self, sign: str, config: HyenaGLTConfig, provider: Provider, number: int = 0
+    ) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mixer_norm = block_norm(config)
         self.mixer = mixer_class(sign, config.causal)(config, provider.of_layer(sign))
         if config.ffn:
-            self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-            self.mlp = GatedMLP(config, provider.of_layer("MLP"))
+            self.mlp_norm = block_norm(config)
+            self.mlp = GatedMLP(config, provider.of_layer("MLP"), number)
         self.has_mlp = bool(config.ffn)
 
     def forward(self, x_LBH: Tensor, span: Span) -> Tensor:
@@ -129,7 +131,9 @@ class HyenaGLT(nn.Module):
         self.embedding = Embedding(config, ends)
         typed = config.type_embedding != "none"
         self.types = TypeEmbedding(config) if typed else None
-        self.blocks = nn.ModuleList(Block(s, config, self.provider) for s in config.signs)
+        self.blocks = nn.ModuleList(
+            Block(sign, config, self.provider, number) for number, sign in enumerate(config.signs)
+        )
         self.layout = parse_layout(config.pattern)
         shapes = stage_shapes(config)
         self.stages = nn.ModuleList(
@@ -138,7 +142,7 @@ class HyenaGLT(nn.Module):
         )
         self.byte_axis = ByteAxis(config)
         self.merging_multiple = merging_multiple(config)
-        self.final_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.final_norm = block_norm(config)
         tied = config.tie_embeddings
         self.head = Head(self.embedding.weight if tied else vocabulary_weight(config, ends))
         self.ends = ends

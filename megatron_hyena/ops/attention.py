@@ -25,15 +25,15 @@ MASK_ELEMENTS = 1 << 26
 
 
 def rotary_angles(
-    positions: Tensor, head_dim: int, base: float, dtype: torch.dtype
+    positions: Tensor, head_dim: int, base: float, dtype: torch.dtype, scaling: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., L, head_dim / 2] of position * base^(-2i / head_dim), in `dtype`.
+    """cos and sin [..., L, head_dim / 2] of position / scaling * base^(-2i / head_dim), in `dtype`.
 
     RoFormer (arXiv:2104.09864) in the NeoX layout. `positions` [..., L] are integers; angles are
     fp64, since fp32 knows those of a chromosome's end to a radian only.
     """
     i = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
-    angles = positions[..., None].double() * base ** (-i / head_dim)
+    angles = positions[..., None].double() / scaling * base ** (-i / head_dim)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

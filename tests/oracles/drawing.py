@@ -42,9 +42,10 @@ def disturb(module: nn.Module, seed: int = 0) -> None:
 
 @torch.no_grad()
 def open_branches(module: nn.Module, rank: int = 0, size: int = 1) -> None:
-    """Random numbers, the same in every layout, for the scales and gates of G that begin at 0."""
+    """Random numbers, the same in every layout, for what begins at 0: G's branches, biases."""
     for index, (name, parameter) in enumerate(module.named_parameters()):
-        if name.endswith((".scale", "conservation.weight", "conservation.bias")):
+        opened = (".scale", "conservation.weight", "conservation.bias")
+        if name.endswith((*opened, "projection_bias", "featurizer_bias")):
             cut = cut_of(parameter)
             generator = torch.Generator().manual_seed(index)
             full = torch.randn(cut.shape, generator=generator, dtype=torch.float64)

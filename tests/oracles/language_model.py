@@ -11,11 +11,13 @@ from megatron_hyena.config import HyenaGLTConfig
 from tests.oracles import operators
 from tests.oracles.operators import Array, Weights
 
-SLOWEST_LOG10 = {"weak": -2.0, "normal": -1.0, "strong": 0.0}
+SLOWEST_LOG10 = {"weak": -2.0, "normal": -1.0, "strong": 0.0, "none": None}
 
 
-def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+def rms_norm(x: Array, weight: Array, eps: float, outside: bool = False) -> Array:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, or x / (sqrt(mean(x^2)) + eps)."""
+    if outside:
+        return x / (np.sqrt((x * x).mean(-1, keepdims=True)) + eps) * weight
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
 
 
@@ -49,7 +51,8 @@ def mixer(sign: str, x: Array, w: Weights, config: HyenaGLTConfig) -> Array:
     if sign not in "AW":
         raise KeyError(f"no equation is written out for {sign}; add its oracle")
     window = config.attention_window if sign == "W" else None
-    return operators.attention(x, w, config.num_heads, config.rope_base, window)
+    rope = config.rope_base, window, config.rope_scaling
+    return operators.attention(x, w, config.num_heads, *rope)
 
 
 def under(w: Weights, prefix: str) -> Weights:
@@ -60,14 +63,18 @@ def under(w: Weights, prefix: str) -> Weights:
 def hidden_states(ids: npt.NDArray[np.int64], w: Weights, config: HyenaGLTConfig) -> Array:
     """ids [B, L] -> after the final norm, [L, B, h]."""
     x = w["embedding.weight"][ids.T]
+    form = config.norm_eps, config.norm_eps_outside
     for i, sign in enumerate(config.signs):
         block = under(w, f"blocks.{i}.")
-        normed = rms_norm(x, block["mixer_norm.weight"], config.norm_eps)
+        normed = rms_norm(x, block["mixer_norm.weight"], *form)
         x = x + mixer(sign, normed, under(block, "mixer."), config)
         if config.ffn:
-            normed = rms_norm(x, block["mlp_norm.weight"], config.norm_eps)
-            x = x + gated_mlp(normed, under(block, "mlp."), config.mlp_activation)
-    return rms_norm(x, w["final_norm.weight"], config.norm_eps)
+            normed = rms_norm(x, block["mlp_norm.weight"], *form)
+            gate = config.mlp_activation
+            if gate == "evo2":
+                gate = "gelu" if i == 0 else "identity"
+            x = x + gated_mlp(normed, under(block, "mlp."), gate)
+    return rms_norm(x, w["final_norm.weight"], *form)
 
 
 def logits(ids: npt.NDArray[np.int64], w: Weights, config: HyenaGLTConfig) -> Array:

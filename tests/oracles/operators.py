@@ -41,8 +41,13 @@ def spread_groups(taps: Array, channels: int) -> Array:
     return np.stack([taps[c // each] for c in range(channels)])
 
 
-def decayed_taps(taps: Array, slowest_log10: float) -> Array:
-    """f[g, k] = h[g, k] exp(-r_g k / (K - 1)), r_g from 10^slowest to 10^2 in even ratios."""
+def decayed_taps(taps: Array, slowest_log10: float | None) -> Array:
+    """f[g, k] = h[g, k] exp(-r_g k / (K - 1)), r_g from 10^slowest to 10^2 in even ratios.
+
+    None: f = h.
+    """
+    if slowest_log10 is None:
+        return taps
     groups, width = taps.shape
     out = np.empty_like(taps)
     for g in range(groups):
@@ -53,12 +58,25 @@ def decayed_taps(taps: Array, slowest_log10: float) -> Array:
     return out
 
 
-def modal_taps(log_rate: Array, residue: Array, length: int) -> Array:
-    """h[c, t] = sum_n R[c, n] exp(-exp(p[c, n]) t)."""
+def modal_taps(
+    log_rate: Array,
+    residue: Array,
+    length: int,
+    phase: Array | None = None,
+    imaginary: Array | None = None,
+) -> Array:
+    """h[c, t] = sum_n R[c, n] exp(-exp(p[c, n]) t), or
+
+    h[c, t] = sum_n exp(-exp(p[c, n]) t) (R cos(phase t) - I sin(phase t)).
+    """
     out = np.zeros((log_rate.shape[0], length))
     for t in range(length):
         for n in range(log_rate.shape[1]):
-            out[:, t] += residue[:, n] * np.exp(-np.exp(log_rate[:, n]) * t)
+            weight = residue[:, n]
+            if phase is not None and imaginary is not None:
+                turned = phase[:, n] * t
+                weight = weight * np.cos(turned) - imaginary[:, n] * np.sin(turned)
+            out[:, t] += weight * np.exp(-np.exp(log_rate[:, n]) * t)
     return out
 
 
@@ -82,9 +100,12 @@ def implicit_taps(w: Weights, length: int, longest: int) -> Array:
 
 
 def features(x: Array, w: Weights, streams: int) -> list[Array]:
-    """Projection, 3-tap featurizer; row `streams` c + s is stream s of channel c."""
+    """Projection, 3-tap featurizer, biases if any; row `streams` c + s is stream s of channel c."""
+    none = np.zeros(len(w["projection"]))
     projected = np.einsum("ri,tbi->rbt", w["projection"], x)
+    projected += w.get("projection_bias", none)[:, None, None]
     mixed = correlate(projected, w["featurizer"])
+    mixed += w.get("featurizer_bias", none)[:, None, None]
     return [mixed[s::streams] for s in range(streams)]
 
 
@@ -94,12 +115,13 @@ def leave(y: Array, w: Weights) -> Array:
 
 
 def hyena_se(x: Array, w: Weights) -> Array:
-    """x1 * correlation(x2 * v), taps shared by groups of channels."""
+    """x1 * (correlation(x2 * v) + skip x2 * v, if any), taps shared by groups of channels."""
     x1, x2, v = features(x, w, 3)
-    return leave(x1 * correlate(x2 * v, spread_groups(w["taps"], v.shape[0])), w)
+    skipped = w.get("skip", np.zeros(len(v)))[:, None, None] * x2 * v
+    return leave(x1 * (correlate(x2 * v, spread_groups(w["taps"], v.shape[0])) + skipped), w)
 
 
-def hyena_mr(x: Array, w: Weights, slowest_log10: float) -> Array:
+def hyena_mr(x: Array, w: Weights, slowest_log10: float | None) -> Array:
     """x1 * (convolution(x2 * v) + skip x2 * v), decayed taps."""
     x1, x2, v = features(x, w, 3)
     taps = spread_groups(decayed_taps(w["taps"], slowest_log10), v.shape[0])
@@ -109,7 +131,8 @@ def hyena_mr(x: Array, w: Weights, slowest_log10: float) -> Array:
 def hyena_li(x: Array, w: Weights) -> Array:
     """x1 * (convolution(x2 * v) + skip x2 * v), modal taps."""
     x1, x2, v = features(x, w, 3)
-    taps = modal_taps(w["log_rate"], w["residue"], x.shape[0])
+    turning = (w.get("phase"), w.get("residue_imaginary"))
+    taps = modal_taps(w["log_rate"], w["residue"], x.shape[0], *turning)
     return leave(x1 * (convolve(x2 * v, taps) + w["skip"][:, None, None] * x2 * v), w)
 
 
@@ -177,7 +200,7 @@ def genomic(x: Array, w: Weights, order: int, longest: int, score: Array | None 
     return leave(output_gate(y, x, w), w)
 
 
-def rotated(vector: Array, position: int, base: float) -> Array:
+def rotated(vector: Array, position: float, base: float) -> Array:
     """RoPE: pair i is (vector[i], vector[i + d/2]), turned by position * base^(-2i/d)."""
     out, half = np.empty_like(vector), len(vector) // 2
     for i in range(half):
@@ -188,17 +211,24 @@ def rotated(vector: Array, position: int, base: float) -> Array:
     return out
 
 
-def attention(x: Array, w: Weights, heads: int, base: float, window: int | None) -> Array:
-    """Softmax attention to the last `window` positions (all before, if None), RoPE."""
+def attention(
+    x: Array, w: Weights, heads: int, base: float, window: int | None, scaling: float = 1.0
+) -> Array:
+    """Softmax attention to the last `window` positions (all before, if None), RoPE of t / scaling.
+
+    With the projection's bias, if any.
+    """
     length, batch, width = x.shape
     dim = width // heads
     out = np.zeros((width, batch, length))
     for b in range(batch):
         for head in range(heads):
-            rows = w["projection"][3 * dim * head : 3 * dim * (head + 1)]
-            q, k, v = np.split(x[:, b] @ rows.T, 3, axis=1)
-            q = np.stack([rotated(q[t], t, base) for t in range(length)])
-            k = np.stack([rotated(k[t], t, base) for t in range(length)])
+            held = slice(3 * dim * head, 3 * dim * (head + 1))
+            projected = x[:, b] @ w["projection"][held].T
+            projected += w.get("projection_bias", np.zeros(3 * width))[held]
+            q, k, v = np.split(projected, 3, axis=1)
+            q = np.stack([rotated(q[t], t / scaling, base) for t in range(length)])
+            k = np.stack([rotated(k[t], t / scaling, base) for t in range(length)])
             for t in range(length):
                 first = 0 if window is None else max(0, t - window + 1)
                 scores = [q[t] @ k[s] / math.sqrt(dim) for s in range(first, t + 1)]

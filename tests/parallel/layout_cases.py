@@ -70,6 +70,23 @@ CASES = SINGLE | {
     "uneven": Case(MIXED, length=150),
     "uneven packed": Case(MIXED, packed=True, length=150),
 }
+# What published models have: complex modes, biases, skips, another norm and activation.
+PUBLISHED = replace(
+    MIXED,
+    pattern="SLMAHW",
+    li_poles="complex",
+    projection_bias=True,
+    se_skip=True,
+    norm_eps_outside=True,
+    mlp_activation="evo2",
+    rope_scaling=4.0,
+)
+CASES |= {
+    "published packed": Case(PUBLISHED, packed=True, length=150),
+    "published others": Case(
+        PUBLISHED, tuple(zip("SMLA", ["all_to_all"] * 3 + ["all_gather"], strict=True))
+    ),
+}
 # Merged stages: on four ranks, three windows of bytes each. Where stages nest, one window of the
 # inner stage is several of the outer's, and more than a rank has: the sequence is padded.
 MERGED = replace(MIXED, pattern="S(SMLHAW)0.6S", window=16, slots=9)
@@ -109,7 +126,7 @@ MERGED_CASES = [name for name in CASES if "(" in CASES[name].config.pattern]
 BY_HAND = (
     *SINGLE,
     *("merged", "merged others", "nested", "hnet", "static"),
-    *("H3gated", "others", "uneven packed"),
+    *("H3gated", "others", "uneven packed", "published others"),
 )
 """Cases of the slow suite: others of the default suite have what they have, together."""
 

@@ -93,8 +93,8 @@ SECTION_RULES = [
         "model.hidden_size=256 is not a multiple of the filter groups (7); "
         "change model.num_filter_groups",
     ),
-    ("model.mr_decay=slow", "model.mr_decay='slow': use weak, normal or strong"),
-    ("model.mlp_activation=relu", "model.mlp_activation='relu': use gelu, silu or identity"),
+    ("model.mr_decay=slow", "model.mr_decay='slow': use weak, normal, strong or none"),
+    ("model.mlp_activation=relu", "model.mlp_activation='relu': use gelu, silu, identity or evo2"),
     ("model.pattern=Q", "model.pattern 'Q': unknown sign 'Q' at position 1"),
 ]
 

@@ -158,18 +158,20 @@ def test_short_filters_reach_across(size: int, taps: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("size", SIZES)
-def test_states_reach_across(size: int, name: str) -> None:
+@pytest.mark.parametrize("turning", [False, True])
+def test_states_reach_across(turning: bool, size: int, name: str) -> None:
     ids = LAYOUTS[name]
     rows = 2 if ids is None else len(ids)
     log_rate, residue, skip = draw(4, 3, seed=1) - 3.0, draw(4, 3, seed=2), draw(4, seed=3)
     z = draw(4, rows, LENGTH)
-    inputs = tuple(x.requires_grad_() for x in (z, log_rate, residue, skip))
-    whole = modal_conv(z, log_rate, residue, skip, 8, of_ids(ids))
+    more = (draw(4, 3, seed=5), draw(4, 3, seed=6)) if turning else None
+    inputs = tuple(x.requires_grad_() for x in (z, log_rate, residue, skip, *(more or ())))
+    whole = modal_conv(z, log_rate, residue, skip, 8, of_ids(ids), turning=more)
 
     def work(context: ThreadContext) -> Tensor:
         span = Span.of_rank(context.rank, LENGTH // size, of_ids(ids))
         part, across = stretch(context, z), state_across(context, span)
-        return modal_conv(part, log_rate, residue, skip, 8, span.own, across)
+        return modal_conv(part, log_rate, residue, skip, 8, span.own, across, more)
 
     parts = torch.cat(on_threads(size, work), dim=-1)
     close(parts, whole)

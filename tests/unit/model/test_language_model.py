@@ -14,6 +14,12 @@ from megatron_hyena.config import SIGNS
 from tests.oracles import language_model
 from tests.oracles.drawing import draw_bytes, small_config, small_model, weights
 
+EVO_2 = {
+    **{"norm_eps": 0.1, "norm_eps_outside": True, "mlp_activation": "evo2"},
+    **{"rope_base": 50.0, "rope_scaling": 4.0, "mr_decay": "none", "se_skip": True},
+}
+EVO_1 = {"norm_eps_outside": True, "projection_bias": True, "li_poles": "complex"}
+
 
 @pytest.mark.parametrize("length", [1, 2, 65])
 @pytest.mark.parametrize(
@@ -23,6 +29,8 @@ from tests.oracles.drawing import draw_bytes, small_config, small_model, weights
         ("[GH]2", {"hyena_filter": "genomic", "hyena_filter_size": 30}),
         ("[LA]2", {"tie_embeddings": False, "mlp_activation": "silu"}),
         ("S", {"ffn_hidden_size": -1}),
+        ("SMLA", EVO_2),
+        ("[LA]2", EVO_1),
     ],
 )
 def test_model_equals_its_equations(pattern: str, changes: dict, length: int) -> None:

@@ -31,6 +31,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     **{sign: {} for sign in "SMLHGAW"},
     "SMLHGAW": {"hyena_order": 3, "hyena_output_gate": True, "ffn_hidden_size": 0},
     "HH": {"hyena_filter_size": 9, "use_fft_conv": False},
+    "SLWA": {"li_poles": "complex", "projection_bias": True, "se_skip": True, "rope_scaling": 3.0},
 }
 FIXED = {"merge_ratio", "window"}
 """With one of these a kind says itself how many slots there are."""

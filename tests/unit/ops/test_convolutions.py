@@ -63,6 +63,25 @@ def test_modal_conv_is_the_convolution_with_its_filter(length: int, chunk: int) 
     np.testing.assert_allclose(modal_filter(log_rate, residue, length).numpy(), taps, atol=1e-13)
 
 
+def turning(channels: int, count: int, grad: bool = False) -> tuple[Tensor, Tensor]:
+    """Of complex modes: radians per position, imaginary parts of the residues."""
+    phase, imaginary = draw(channels, count, seed=4), draw(channels, count)
+    return phase.requires_grad_(grad), imaginary.requires_grad_(grad)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_complex_modes_are_the_convolution_with_their_filter(length: int, chunk: int) -> None:
+    z, (log_rate, residue, skip), more = draw(4, 2, length), modes(4, 5), turning(4, 5)
+    parts = [x.numpy() for x in more]
+    taps = modal_taps(log_rate.numpy(), residue.numpy(), length, *parts)
+    expected = convolve(z.numpy(), taps) + skip.numpy()[:, None, None] * z.numpy()
+    found = modal_conv(z, log_rate, residue, skip, chunk, turning=more)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-11)
+    filtered = modal_filter(log_rate, residue, length, more)
+    np.testing.assert_allclose(filtered.numpy(), taps, atol=1e-13)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("taps", [1, 5, 300])
 def test_fft_conv_is_the_convolution(length: int, taps: int) -> None:
@@ -82,6 +101,15 @@ def test_causal_fir_gradients(length: int, taps: int) -> None:
 def test_modal_conv_gradients(length: int) -> None:
     z, parameters = leaf(2, 2, length), modes(2, 3, grad=True)
     assert gradcheck(partial(modal_conv, chunk=4), (z, *parameters))
+
+
+@pytest.mark.parametrize("length", [1, 4, 13])
+def test_gradients_of_complex_modes(length: int) -> None:
+    def run(z: Tensor, rate: Tensor, residue: Tensor, skip: Tensor, *more: Tensor) -> Tensor:
+        return modal_conv(z, rate, residue, skip, 4, turning=(more[0], more[1]))
+
+    given = (*modes(2, 3, grad=True), *turning(2, 3, grad=True))
+    assert gradcheck(run, (leaf(2, 2, length), *given))
 
 
 @pytest.mark.parametrize(("length", "taps"), [(1, 1), (2, 5), (9, 4), (12, 12)])

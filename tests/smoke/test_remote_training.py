@@ -63,8 +63,8 @@ def assert_same_figures(run: Path, reference: Path) -> None:
     assert [record["step"] for record in metrics(run)] == list(range(1, STEPS + 1))
 
 
-def test_s3_from_shards_to_a_resumed_run(local, reference, bucket, tmp_path):
-    url, trouble = f"{bucket.url}/corpora/ct", bucket.trouble
+def test_s3_from_shards_to_a_resumed_run(local, reference, any_bucket, tmp_path):
+    url, trouble = f"{any_bucket.url}/corpora/ct", any_bucket.trouble
     trouble.plan("shard-000003.tar", "503", method="PUT")
     assert make_shards.main(cut(local, url)) == 0
     # Each of these is met whichever shard comes first.

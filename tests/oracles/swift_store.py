@@ -145,7 +145,9 @@ def swift_processes(root: Path) -> Iterator[int]:
         (root / f"{name}.conf").write_text(text.format(**place))
     rings = [f"{name}={ports[name]}" for name in _STORES]
     subprocess.run([_PYTHON, "-Ic", _RINGS, root, *rings], check=True)
-    commands = {name: [_PYTHON, "-Ic", _SERVE, root, name] for name in (*_STORES, "proxy")}
+    commands: dict[str, list[str | Path]] = {}
+    for name in (*_STORES, "proxy"):
+        commands[name] = [_PYTHON, "-Ic", _SERVE, root, name]
     listen = ["-l", "127.0.0.1", "-p", str(ports["memcached"]), "-u", "root"]
     commands["memcached"] = ["memcached", *listen]
     with ExitStack() as stack:

@@ -125,6 +125,16 @@ def test_shards_that_were_killed_on_their_way_to_s3(local, any_bucket, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("any_bucket", ["swift"], indirect=True)
+def test_a_wrong_key_is_refused_before_the_work(local, any_bucket, monkeypatch, capsys):
+    """Which moto cannot show: it takes any."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    assert make_shards.main(cut(local, f"{any_bucket.url}/refused")) == 2
+    assert "the store refuses (403" in capsys.readouterr().err
+    assert any_bucket.objects() == {}
+
+
+@pytest.mark.slow
 def test_a_web_server_that_fails_now_and_then(local, reference, tmp_path):
     with WebFolder(local / "shards") as web, Trouble(web.port) as trouble:
         trouble.plan(".tar", "503", "cut", "short", "", "refuse")

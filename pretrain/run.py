@@ -22,7 +22,7 @@ from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, bits_per_base, read_metrics
 from megatron_hyena.observe.profiler import Throughput, peak_memory_gb
 from megatron_hyena.observe.progress import write_line
-from megatron_hyena.parallel.mesh import Mesh, build_mesh
+from megatron_hyena.parallel.mesh import build_mesh
 from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
 from megatron_hyena.runtime.lock import only_process_in
 from megatron_hyena.runtime.process import Process
@@ -55,7 +55,7 @@ def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
             logging = Logging(config, log, meter, start, main, data.train.passes)
             saving = Saving(config, engine, meter, [asdict(one) for one in data.train.origins])
             train(engine, batches, [logging, validation, stopping, saving])
-        corrupt = _all_corrupt(data.corrupt, engine.mesh)
+        corrupt = _all_corrupt(data.corrupt)
         if main:
             figures = {
                 "valid_loss": validation.loss,
@@ -105,13 +105,10 @@ def _conclude(config: Config, folder: Path, step: int, start: int, figures: dict
         _write_summary(config, folder, figures)
 
 
-def _all_corrupt(corrupt: CorruptShards, mesh: Mesh) -> dict[str, Any]:
-    """What all ranks met of corrupt shards; ranks that share sequences read the same windows."""
-    mine = corrupt.summary()
-    if dist.get_rank(mesh.sequence) > 0:
-        mine |= {"skipped_windows": 0, "skipped_bases": 0}
-    found = [mine] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
+def _all_corrupt(corrupt: CorruptShards) -> dict[str, Any]:
+    """What all ranks met of corrupt shards; where shards are skipped, none share a window."""
+    found = [corrupt.summary()] * dist.get_world_size()
+    dist.all_gather_object(found, corrupt.summary())
     return {
         "corrupt_shards": sorted({name for one in found for name in one["corrupt_shards"]}),
         "skipped_windows": sum(one["skipped_windows"] for one in found),

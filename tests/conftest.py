@@ -9,6 +9,8 @@ from itertools import count
 import pytest
 from hypothesis import settings
 
+from megatron_hyena.errors import UserError
+from tests.oracles import swift_store
 from tests.oracles.stores import CREDENTIALS, Bucket, Trouble, s3_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,8 +47,42 @@ _BUCKETS = count()
 @pytest.fixture
 def bucket(object_store: Trouble, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """A fresh bucket, which programs find by the standard variables."""
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": object_store.url}.items():
+    yield from _bucket_of(object_store, CREDENTIALS, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
+    """OpenStack Swift's S3 interface behind such a proxy."""
+    root = tmp_path_factory.mktemp("swift")
+    if reason := swift_store.missing_requirement(root):
+        pytest.skip(reason)
+    try:
+        swift_store.install()
+    except UserError as error:
+        pytest.skip(str(error))
+    with swift_store.swift_processes(root) as port, Trouble(port) as trouble:
+        yield trouble
+
+
+@pytest.fixture(params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
+def any_bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """As `bucket`, of either store."""
+    if request.param == "moto":
+        yield request.getfixturevalue("bucket")
+    else:
+        import s3fs
+
+        trouble = request.getfixturevalue("swift")
+        s3fs.S3FileSystem.clear_instance_cache()  # each remembers its store and credentials
+        yield from _bucket_of(trouble, swift_store.CREDENTIALS, monkeypatch)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def _bucket_of(
+    trouble: Trouble, credentials: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    for name, value in {**credentials, "AWS_ENDPOINT_URL": trouble.url}.items():
         monkeypatch.setenv(name, value)
-    object_store.clear()
-    yield Bucket(f"bucket-{next(_BUCKETS)}", object_store)
-    object_store.clear()
+    trouble.clear()
+    yield Bucket(f"bucket-{next(_BUCKETS)}", trouble)
+    trouble.clear()

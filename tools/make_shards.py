@@ -41,15 +41,16 @@ def main(argv: list[str] | None = None) -> int:
             compress=arguments.compress,
         )
         with (
-            destination(arguments.output, overwrite=arguments.overwrite) as folder,
+            destination(arguments.output, overwrite=arguments.overwrite) as place,
             tqdm(desc="shards", total=store.total, unit="b", unit_scale=True, disable=None) as bar,
         ):
             indices = write_shards(
                 store,
-                folder,
+                place.folder,
                 settings,
                 overwrite=arguments.overwrite,
                 progress=bar.update,
+                finished=place.finished,
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

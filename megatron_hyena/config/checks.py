@@ -196,6 +196,18 @@ def batch_divides(config: Config, world_size: int) -> str | None:
     return None
 
 
+def skipping_agrees(config: Config, world_size: int) -> str | None:
+    """Ranks that read the same sequence could each leave out what the others show."""
+    tensor, context = config.parallel.tensor, config.parallel.context
+    if config.data.on_corrupt == "stop" or tensor * context == 1:
+        return None
+    return (
+        "data.on_corrupt = skip needs one rank for each sequence, but parallel.tensor x "
+        f"parallel.context = {tensor} x {context} ranks read each for themselves and a shard may "
+        "be damaged for one alone; set data.on_corrupt=stop"
+    )
+
+
 ANY_LAYOUT: tuple[Rule, ...] = (
     tracks_are_known,
     types_are_read,
@@ -217,6 +229,7 @@ RULES: tuple[Rule, ...] = (
     windows_fit,
     curriculum_fits,
     exchanges_fit,
+    skipping_agrees,
     batch_divides,
 )
 

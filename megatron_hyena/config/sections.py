@@ -157,7 +157,8 @@ class DataSection:
     on_corrupt: str = "stop"
     """What a shard of `data.train` does that differs from its index or cannot be had: `stop` ends
     the run with its name, `skip` goes on, shows its bases as padding, which no loss counts, and
-    counts them in `summary.json`."""
+    counts them in `summary.json`. Ranks that share a sequence (`parallel.tensor`,
+    `parallel.context`) could disagree, so `skip` is for one rank per sequence."""
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")

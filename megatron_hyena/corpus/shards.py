@@ -23,7 +23,7 @@ from megatron_hyena.corpus.pieces import Portion, cut_pieces, fill_shards, shard
 from megatron_hyena.corpus.shard_writer import Layers, write_shard
 from megatron_hyena.corpus.splits import SplitRule, Stretch, split_contigs
 from megatron_hyena.data.atomic import atomic_folder
-from megatron_hyena.data.shard_index import INDEX_FILE, ShardIndex
+from megatron_hyena.data.shard_index import INDEX_FILE, Shard, ShardIndex
 from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.data.tracks import check_track_name, stored_dtype
 from megatron_hyena.errors import UserError
@@ -61,12 +61,15 @@ def write_shards(
     *,
     overwrite: bool = False,
     progress: Callable[[int], object] = lambda bases: None,
+    finished: Callable[[Path, Shard], object] = lambda path, shard: None,
 ) -> dict[str, ShardIndex]:
     """Write `output` (a folder, it appears whole); returns the index of each split.
 
-    `progress` is told the bases of each piece. Raises UserError where `output` exists already,
-    where a split would get no bases, and where features or a track are asked of a store without
-    them.
+    `progress` is told the bases of each piece. `finished` is told each tar file, SPLIT/NAME in
+    the folder as it is being written, as soon as it is whole, and may take it away.
+
+    Raises UserError where `output` exists already, where a split would get no bases, and where
+    features or a track are asked of a store without them.
     """
     stretches = split_contigs(store.contigs, settings.rule)
     for split in settings.rule.splits:
@@ -82,7 +85,7 @@ def write_shards(
             folder = partial / split
             folder.mkdir()
             chosen = [stretch for stretch in stretches if stretch.split == split]
-            index = _write_split(store, folder, split, chosen, settings, progress)
+            index = _write_split(store, folder, split, chosen, settings, progress, finished)
             if index.bases == 0:
                 raise _no_bases(split, store)
             indices[split] = index
@@ -105,6 +108,7 @@ def _write_split(
     stretches: Sequence[Stretch],
     settings: ShardSettings,
     progress: Callable[[int], object],
+    finished: Callable[[Path, Shard], object],
 ) -> ShardIndex:
     """Write one tar file after another, and the index."""
     numbers = {contig.name: number for number, contig in enumerate(store.contigs)}
@@ -112,22 +116,16 @@ def _write_split(
     tracks = {name: stored_dtype(store, name) for name in settings.tracks}
     layers = Layers(settings.features, tracks)
     pieces = cut_pieces(split, portions, settings.piece_length)
-    shards = tuple(
-        write_shard(
-            folder / shard_name(i, compress=settings.compress),
-            split,
-            some,
-            lambda _: store,
-            layers,
-            progress,
-        )
-        for i, some in enumerate(fill_shards(pieces, settings.shard_size))
-    )
+    shards = []
+    for i, some in enumerate(fill_shards(pieces, settings.shard_size)):
+        path = folder / shard_name(i, compress=settings.compress)
+        shards.append(write_shard(path, split, some, lambda _: store, layers, progress))
+        finished(path, shards[-1])
     index = ShardIndex(
         split=split,
         bases=sum(sample.end - sample.start for shard in shards for sample in shard.samples),
         gap=settings.rule.gap,
-        shards=shards,
+        shards=tuple(shards),
         type=store.type.name.lower(),
         tracks=tracks,
         provenance=_provenance(store, settings),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from megatron_hyena.data.remote_errors import (
+    MissingError,
     ShortError,
     UnreachableError,
     given_up,
@@ -34,6 +35,8 @@ from megatron_hyena.errors import UserError
 TIMEOUT = 60
 """Seconds without an answer, or without a byte of it, after which an attempt has failed."""
 _RANGE, _BLOCK = 1 << 24, 1 << 20
+_SUM = "sha256"
+"""Name, in an object's metadata, of the checksum of its bytes."""
 
 T = TypeVar("T")
 
@@ -149,9 +152,27 @@ def find(pattern: str, retry: Retry | None = None) -> list[tuple[str, bool]]:
     return sorted((f"s3://{name}", one["type"] == "directory") for name, one in found.items())
 
 
-def upload(path: Path, url: str, retry: Retry | None = None) -> None:
-    """Write a file as an object of an s3:// store; whole or not at all."""
-    _retried(lambda: _s3().put_file(str(path), url), url, retry or Retry())
+def upload(path: Path, url: str, retry: Retry | None = None, *, sha256: str = "") -> None:
+    """Write a file as an object of an s3:// store; whole or not at all.
+
+    `sha256` of the file, where it is given, is kept with the object for `holds`.
+    """
+    told = {"Metadata": {_SUM: sha256}} if sha256 else {}
+    _retried(lambda: _s3().put_file(str(path), url, **told), url, retry or Retry())
+
+
+def holds(url: str, size: int, sha256: str, retry: Retry | None = None) -> bool:
+    """Whether an s3:// store has this object, by its size and the SHA-256 kept by `upload`."""
+
+    def ask() -> dict[str, Any]:
+        bucket, key, _ = _s3().split_path(url)
+        return _s3().call_s3("head_object", Bucket=bucket, Key=key)
+
+    try:
+        found = _retried(ask, url, retry or Retry())
+    except MissingError:
+        return False
+    return found["ContentLength"] == size and found.get("Metadata", {}).get(_SUM) == sha256
 
 
 def remove(url: str, retry: Retry | None = None) -> None:

@@ -131,10 +131,10 @@ class Bucket:
     """A bucket of the store behind a proxy, filled and looked into by boto3, without retries."""
 
     def __init__(self, name: str, trouble: Trouble) -> None:
-        import boto3
+        from boto3.session import Session  # one of its own: boto3's remembers other credentials
 
         self.url, self.trouble, self._name = f"s3://{name}", trouble, name
-        self._client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{trouble.behind}")
+        self._client = Session().client("s3", endpoint_url=f"http://127.0.0.1:{trouble.behind}")
         self._client.create_bucket(Bucket=name)
 
     def put(self, key: str, body: bytes) -> str:

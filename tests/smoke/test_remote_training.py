@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,8 +67,8 @@ def assert_same_figures(run: Path, reference: Path) -> None:
     assert [record["step"] for record in metrics(run)] == list(range(1, STEPS + 1))
 
 
-def test_s3_from_shards_to_a_resumed_run(local, reference, bucket, tmp_path):
-    url, trouble = f"{bucket.url}/corpora/ct", bucket.trouble
+def test_s3_from_shards_to_a_resumed_run(local, reference, any_bucket, tmp_path):
+    url, trouble = f"{any_bucket.url}/corpora/ct", any_bucket.trouble
     trouble.plan("shard-000003.tar", "503", method="PUT")
     assert make_shards.main(cut(local, url)) == 0
     # Each of these is met whichever shard comes first.
@@ -90,6 +94,44 @@ def test_s3_from_shards_to_a_resumed_run(local, reference, bucket, tmp_path):
     for shard in index["shards"]:
         if f"{shard['sha256']}.tar" in fetched:  # not asked for again
             assert trouble.times(f"train/{shard['file']}") == 0
+
+
+def test_shards_that_were_killed_on_their_way_to_s3(local, any_bucket, tmp_path):
+    """No index until all is there, and what is there is not sent twice."""
+    url, trouble = f"{any_bucket.url}/killed", any_bucket.trouble
+    trouble.plan("train/shard-000007.tar", "hang", "hang", "hang", method="PUT")
+    command = [sys.executable, "-m", "tools.make_shards", *cut(local, url)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while trouble.times("train/shard-000007.tar", "PUT") == 0:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    there = any_bucket.objects().keys() - {"killed/.unfinished"}
+    assert 5 <= len(there) < 15
+    assert all(name.endswith(".tar") for name in there)
+
+    trouble.clear()
+    assert make_shards.main(cut(local, url)) == 0
+    assert sum(trouble.times(name, "PUT") for name in there) == 0
+    files = [path for path in (local / "shards").rglob("*") if path.is_file()]
+    assert any_bucket.objects() == {
+        f"killed/{path.relative_to(local / 'shards')}": path.read_bytes() for path in files
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("any_bucket", ["swift"], indirect=True)
+def test_a_wrong_key_is_refused_before_the_work(local, any_bucket, monkeypatch, capsys):
+    """Which moto cannot show: it takes any."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    assert make_shards.main(cut(local, f"{any_bucket.url}/refused")) == 2
+    assert "the store refuses (403" in capsys.readouterr().err
+    assert any_bucket.objects() == {}
 
 
 @pytest.mark.slow

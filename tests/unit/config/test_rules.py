@@ -147,6 +147,21 @@ LAYOUT_RULES = [
         "model.ffn_hidden_size = 301 is not a multiple of parallel.tensor = 2; nearest layouts",
     ),
     (
+        "skipping_agrees",
+        ["data.on_corrupt=skip", TENSOR_2],
+        4,
+        "data.on_corrupt = skip needs one rank for each sequence, but parallel.tensor x "
+        "parallel.context = 2 x 1 ranks read each for themselves and a shard may be damaged for "
+        "one alone; set data.on_corrupt=stop; nearest layouts for 4 ranks: tensor 1 x context 1",
+    ),
+    (
+        "skipping_agrees",
+        ["data.on_corrupt=skip", "parallel.context=2"],
+        2,
+        "data.on_corrupt = skip needs one rank for each sequence, but parallel.tensor x "
+        "parallel.context = 1 x 2 ranks",
+    ),
+    (
         "sequence_needs_tensor",
         ["parallel.sequence=true"],
         2,

@@ -15,7 +15,7 @@ help:  ## this list
 
 install: $(STAMP)  ## .venv with everything (TORCH=torch==2.11.0 for another version)
 
-$(STAMP): pyproject.toml tools/install.sh
+$(STAMP): pyproject.toml tools/install.sh tests/peers/requirements.txt
 	@bash tools/install.sh
 
 quickstart: $(STAMP)  ## from the shipped genome to a trained, evaluated, exported model

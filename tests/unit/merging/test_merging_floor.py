@@ -145,7 +145,11 @@ def test_fresh_random_bases_cost_ln_4_and_no_less(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "leak", ["chunk vectors", pytest.param("chunk vectors, hnet", marks=pytest.mark.slow), "router"]
+    "leak",
+    [
+        "chunk vectors",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("chunk vectors, hnet", "router")),
+    ],
 )
 def test_a_model_that_sees_the_next_base_is_caught(
     leak: str, monkeypatch: pytest.MonkeyPatch

@@ -99,6 +99,7 @@ def _write_indices(
             shards=shards,
             type=told["type"],
             tracks=track_kinds(samples, options, done),
+            weight=told["weight"],
             provenance=provenance,
         )
         if index.bases == 0:
@@ -129,7 +130,12 @@ def _report(
     return {
         **plan,
         "shards": {
-            folder: {"bases": i.bases, "pieces": i.pieces, "shards": len(i.shards)}
+            folder: {
+                "bases": i.bases,
+                "pieces": i.pieces,
+                "shards": len(i.shards),
+                "weight": i.weight,
+            }
             for folder, i in indices.items()
         },
         "samples": {

@@ -42,6 +42,7 @@ def plan_chain(
             "records": [done[f"records/{name}"].digest for name in names],
             "samples": names,
             "fixed": [sample.row.split for sample in samples],
+            "weights": [sample.row.weight for sample in samples],
             "curation": plain_values(options.curation),
             "splits": plain_values(options.splits),
             "shards": [options.shards.piece_length, options.shards.shard_size],
@@ -104,7 +105,8 @@ def _make_plan(
     root: Path, samples: Sequence[Sample], options: CorpusOptions, scratch: Path, _: Progress
 ) -> dict[str, Any]:
     fixed = {sample.name: sample.row.split for sample in samples}
-    plan = make_plan(_all_records(root, samples), options, fixed)
+    weights = {sample.name: sample.row.weight for sample in samples}
+    plan = make_plan(_all_records(root, samples), options, fixed, weights)
     (scratch / PLAN).mkdir()
     return {"folders": write_plan(scratch / PLAN, plan, options.shards)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,18 @@ class ShardIndex:
     """Name of the `SequenceType`; older folders hold DNA and do not tell."""
     tracks: dict[str, str] = field(default_factory=dict)
     """What the values of each track are, a name in `tracks.DTYPES`."""
+    weight: float = 1.0
+    """How often training draws a base of these shards, relative to those of other weights."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What the shards were made of: `sources` with their SHA-256, `options`, `tool_version`, and
     `corpus`, the digest that the manifest of a corpus gives its content."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that training reads: the shards' checksums, types and places."""
-        content = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        """SHA-256 of all that training reads: the shards' checksums, types, places, weight."""
+        content: list[Any] = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        if self.weight != 1:
+            content.append(self.weight)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -77,7 +82,8 @@ class ShardIndex:
         return sum(len(shard.samples) for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Write `index.json` into `folder`; samples without tracks do not name them.
+        """Write `index.json` into `folder`; samples without tracks do not name them, nor is a
+        weight of 1 named.
 
         It ends with a digest of itself (`data.sealed`).
         """
@@ -85,6 +91,8 @@ class ShardIndex:
         for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
             if not sample["tracks"]:
                 del sample["tracks"]
+        if self.weight == 1:
+            del content["weight"]
         for shard in content["shards"]:
             if not shard["unpacked_bytes"]:
                 del shard["unpacked_bytes"], shard["unpacked_sha256"]
@@ -117,6 +125,8 @@ class ShardIndex:
             index = cls(shards=shards, **content)
             if any(set(s.tracks) != set(index.tracks) for shard in shards for s in shard.samples):
                 raise ValueError("a sample has other tracks than the folder")
+            if not (math.isfinite(index.weight) and index.weight > 0):
+                raise ValueError(f"its weight is {index.weight}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run tools.make_shards again") from error
         if found != (FORMAT, FORMAT_VERSION):

@@ -36,6 +36,8 @@ class Origin:
     """Of its content (see `ShardIndex.digest`), and of the names where not all shards are read."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the shards were made of, as their index tells."""
+    weight: float = 1.0
+    """How often a base is drawn, relative to those of other weights."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def _origin(found: Found) -> Origin:
     if len(found.shards) < len(found.index.shards):
         names = " ".join(shard.file for shard in found.shards)
         digest = hashlib.sha256(f"{digest} {names}".encode()).hexdigest()
-    return Origin(found.folder, digest, found.index.provenance)
+    return Origin(found.folder, digest, found.index.provenance, found.index.weight)
 
 
 def _run(

@@ -1,7 +1,7 @@
 """One tar file of shards: the pieces it was given, read from their stores.
 
     KEY.bases     raw bytes, one per base          KEY.json   contig, start, end, split
-    KEY.features  flags, when asked                KEY.NAME   of each track asked for
+    KEY.NAME      of each track asked for, the labels (`features`) among them
 
 A piece that holds nothing but N (of protein: X) is left out; a file may so hold none.
 """
@@ -40,8 +40,6 @@ def _as_they_are(bases: Bases, kind: SequenceType) -> Bases:
 class Layers:
     """What is written of each piece."""
 
-    features: bool = False
-    """The flags of `tracks/features`, of the stores that have them."""
     tracks: Mapping[str, str] = field(default_factory=dict)
     """Name → what its values are, a name in `DTYPES`."""
     curate: Callable[[Bases, SequenceType], Bases] = _as_they_are
@@ -138,8 +136,6 @@ def _samples(
             "bases": bases.tobytes(),
             "json": json.dumps(description).encode("utf-8"),
         }
-        if layers.features and "features" in found:
-            sample["features"] = found["features"].read(*place).tobytes()
         for name, kind in layers.tracks.items():
             values = _values(store, name, kind, found.get(name), piece)
             sample[name] = values.astype(DTYPES[kind]).tobytes()

@@ -62,6 +62,8 @@ class ShardIndex:
     """Name of the `SequenceType`; older folders hold DNA and do not tell."""
     tracks: dict[str, str] = field(default_factory=dict)
     """What the values of each track are, a name in `tracks.DTYPES`."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Of the track `features`: each flag, 1, 2, 4 …, and the class that it tells of."""
     weight: float = 1.0
     """How often training draws a base of these shards, relative to those of other weights."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -82,8 +84,8 @@ class ShardIndex:
         return sum(len(shard.samples) for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Write `index.json` into `folder`; samples without tracks do not name them, nor is a
-        weight of 1 named.
+        """Write `index.json` into `folder`; samples without tracks do not name them, nor are
+        a weight of 1 and no labels named.
 
         It ends with a digest of itself (`data.sealed`).
         """
@@ -93,6 +95,8 @@ class ShardIndex:
                 del sample["tracks"]
         if self.weight == 1:
             del content["weight"]
+        if not self.labels:
+            del content["labels"]
         for shard in content["shards"]:
             if not shard["unpacked_bytes"]:
                 del shard["unpacked_bytes"], shard["unpacked_sha256"]

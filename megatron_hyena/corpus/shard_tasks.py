@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def _make_shard(
     pieces = read_pieces_of(root / PLAN, folder, split, number, options.shards.piece_length)
     layers = Layers(kinds, partial(_curated, options.curation))
     store_of = lru_cache(maxsize=4)(lambda name: GenomeStore.open(store_path(root, name)))
-    return asdict(write_shard(scratch / output, split, pieces, store_of, layers, progress))
+    return write_shard(scratch / output, split, pieces, store_of, layers, progress).as_dict()
 
 
 def _curated(rules: CurationRules, bases: Bases, kind: SequenceType) -> Bases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class Sample:
     tracks: dict[str, int] = field(default_factory=dict)
     """The same of the first value of each track."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.__dict__)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -47,6 +51,10 @@ class Shard:
     def packed(self) -> bool:
         """Whether the file is gzip, and has to be unpacked before it can be mapped."""
         return self.unpacked_bytes > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `asdict` copies every value of a million samples."""
+        return {**self.__dict__, "samples": [sample.as_dict() for sample in self.samples]}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class ShardIndex:
     @property
     def digest(self) -> str:
         """SHA-256 of all that training reads: the shards' checksums, types, places, weight."""
-        content: list[Any] = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        content: list[Any] = [self.type, self.tracks, [one.as_dict() for one in self.shards]]
         if self.weight != 1:
             content.append(self.weight)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -89,7 +97,8 @@ class ShardIndex:
 
         It ends with a digest of itself (`data.sealed`).
         """
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.__dict__}
+        content["shards"] = [shard.as_dict() for shard in self.shards]
         for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
             if not sample["tracks"]:
                 del sample["tracks"]

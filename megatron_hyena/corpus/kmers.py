@@ -85,7 +85,8 @@ def sampled(kmers: Hashes, scaled: int) -> Hashes:
 class Together:
     """Short sequences of one type laid end to end, so that many are worked on at a time.
 
-    Between two lies a byte that is no letter, and no k-mer spans it.
+    Between two lies a byte that is no letter, and no k-mer spans it. A long sequence does not wait
+    for short ones, so their order is not kept.
     """
 
     def __init__(self, take: Callable[[Bases], None], size: int) -> None:

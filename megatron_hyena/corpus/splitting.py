@@ -71,7 +71,7 @@ class SplitRules:
         return SplitRule(self.valid_fraction, self.test_fraction, self.gap)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """Records that stay in one split."""
 

@@ -37,7 +37,7 @@ KEPT = "kept"
 Read = Callable[[int, int], Bases]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One record: a contig, a transcript, a protein."""
 
@@ -155,7 +155,7 @@ def describe(path: Path, progress: Callable[[int], object] = lambda bases: None)
     return _count(path, entries, sequences, progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Sequence:
     kind: SequenceType
     length: int

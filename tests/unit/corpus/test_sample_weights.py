@@ -62,8 +62,9 @@ def opened(train: str | Path, *overrides: str):
 
 def shown(stream, windows: int) -> Counter[str]:
     """How many bytes of each sample the first windows hold, by the contigs they are cut from."""
-    owners = {}
+    owners: dict[int, str] = {}
     for part in stream.streams:
+        assert isinstance(part, WindowStream)
         for run in part.runs:
             letters = run.read(0, run.length).tobytes()
             sample = run.contig.partition("/")[0]
@@ -95,6 +96,7 @@ def test_a_base_is_shown_as_often_as_its_weight_says(corpus):
     assert len(stream.streams) == 3
     sizes: Counter[str] = Counter()
     for part in stream.streams:
+        assert isinstance(part, WindowStream)
         for run in part.runs:
             sizes[run.contig.partition("/")[0]] += run.length
     assert set(sizes) == set(WEIGHTS)

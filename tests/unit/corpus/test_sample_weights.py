@@ -62,7 +62,7 @@ def opened(train: str | Path, *overrides: str):
 
 def shown(stream, windows: int) -> Counter[str]:
     """How many bytes of each sample the first windows hold, by the contigs they are cut from."""
-    owners: dict[int, str] = {}
+    owners: dict[bytes, str] = {}
     for part in stream.streams:
         assert isinstance(part, WindowStream)
         for run in part.runs:

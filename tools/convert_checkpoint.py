@@ -24,15 +24,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--from", dest="source", required=True, help="run folder or checkpoint")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format to write")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--max-shard-size", default="5GB", help="hf: of a file of weights")
     arguments = parser.parse_args(argv)
     from megatron_hyena.checkpoint.dense import load_dense
 
     try:
         model, checkpoint = load_dense(arguments.source)
         if arguments.to == "hf":
+            from megatron_hyena.checkpoint.format import read_manifest
             from megatron_hyena.checkpoint.huggingface.export import export_huggingface
+            from megatron_hyena.checkpoint.huggingface.model_card import described_by
 
-            export_huggingface(model, arguments.output)
+            about = described_by(checkpoint, read_manifest(checkpoint).step)
+            export_huggingface(
+                model.config,
+                model.stored(),
+                arguments.output,
+                about=about,
+                max_shard_size=arguments.max_shard_size,
+            )
         else:
             model.save_pretrained(arguments.output)
     except UserError as error:

@@ -1,55 +1,72 @@
-"""Convert a checkpoint for other programs.
+"""Convert a model between programs.
 
     python -m tools.convert_checkpoint --from runs/quickstart --to hf --output exported/
+    python -m tools.convert_checkpoint --from runs/mine --to vortex --output mine.pt
+    python -m tools.convert_checkpoint --from evo2.pt --settings evo2.yml --to native --output evo2/
 
-`--from` is a run folder (its newest checkpoint is taken) or one checkpoint. `hf` is a folder for
-transformers' Auto classes, with its code inside; `native` is read by `HyenaGLT.from_pretrained`.
+`--from` is a run folder (its newest checkpoint is taken), a checkpoint, or a folder or file of any
+format below, told by its contents. Nothing is lost in silence: what a format cannot hold is an
+error that names it, unless `--allow-lossy` does. Pages: docs/convert.md.
+
+    hf            a folder for transformers' Auto classes, with its code inside
+    native        a folder for `HyenaGLT.from_pretrained`
+    vortex        NAME.pt and NAME.yml: Evo 2's inference program (PyPI vtx, evo2)
+    stripedhyena  a folder as on the hub, or NAME.pt and NAME.yml: Evo 1's (stripedhyena, evo-model)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_hyena.errors import UserError
 
-FORMATS = ("hf", "native")
+WRITTEN = ("hf", "native", "vortex", "stripedhyena")
+READ = ("run", *WRITTEN)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert one checkpoint; 0 done, 2 after a user's mistake."""
-    parser = argparse.ArgumentParser(prog="tools.convert_checkpoint", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--from", dest="source", required=True, help="run folder or checkpoint")
-    parser.add_argument("--to", choices=FORMATS, required=True, help="format to write")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--max-shard-size", default="5GB", help="hf: of a file of weights")
-    arguments = parser.parse_args(argv)
-    from megatron_hyena.checkpoint.dense import load_dense
+    arguments = _parser().parse_args(argv)
+    from megatron_hyena.checkpoint.exchange.formats import Options, convert
+    from megatron_hyena.checkpoint.exchange.writing import shard_bytes
 
+    options = Options(
+        arguments.from_format,
+        arguments.settings,
+        tuple(name for name in arguments.allow_lossy.split(",") if name),
+        arguments.dtype,
+    )
     try:
-        model, checkpoint = load_dense(arguments.source)
-        if arguments.to == "hf":
-            from megatron_hyena.checkpoint.format import read_manifest
-            from megatron_hyena.checkpoint.huggingface.export import export_huggingface
-            from megatron_hyena.checkpoint.huggingface.model_card import described_by
-
-            about = described_by(checkpoint, read_manifest(checkpoint).step)
-            export_huggingface(
-                model.config,
-                model.stored(),
-                arguments.output,
-                about=about,
-                max_shard_size=arguments.max_shard_size,
-            )
-        else:
-            model.save_pretrained(arguments.output)
+        options = replace(options, shard_bytes=shard_bytes(arguments.max_shard_size))
+        done = convert(arguments.source, arguments.to, arguments.output, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{checkpoint} written as {arguments.to} to {arguments.output}")
+    print(f"{done.source} written as {arguments.to} to {arguments.output}")
+    for note in done.notes:
+        print(f"  {note}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tools.convert_checkpoint", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, help="run folder, checkpoint or model"
+    )
+    parser.add_argument("--to", choices=WRITTEN, required=True, help="format to write")
+    parser.add_argument("--output", type=Path, required=True, help="folder or file to write")
+    parser.add_argument("--from-format", choices=READ, help="instead of telling by the contents")
+    parser.add_argument("--settings", type=Path, help="settings of a vortex or stripedhyena model")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the output's tensors")
+    parser.add_argument("--max-shard-size", default="5GB", help="of a file of hf and stripedhyena")
+    parser.add_argument(
+        "--allow-lossy", default="", metavar="NAME[,NAME]", help="what may be lost, and is listed"
+    )
+    return parser
 
 
 if __name__ == "__main__":

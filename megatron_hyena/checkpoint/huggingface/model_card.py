@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from megatron_hyena.checkpoint.format import PROVENANCE
+from megatron_hyena.checkpoint.exchange.tensors import Tensors
+from megatron_hyena.checkpoint.format import MANIFEST, PROVENANCE, read_manifest
 from megatron_hyena.config.alphabet import COMPACT
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.errors import UserError
@@ -40,13 +39,15 @@ class Described:
     evaluation: dict[str, Any] = field(default_factory=dict)
 
 
-def described_by(checkpoint: Path, step: int) -> Described:
-    """What lies in a checkpoint and in its run's folder.
+def described_by(checkpoint: Path) -> Described:
+    """What lies in a checkpoint and in its run's folder; nothing, of other folders.
 
     Raises:
         UserError: one of the files is not JSON.
     """
-    run = checkpoint.parent.parent
+    if not (checkpoint / MANIFEST).is_file():
+        return Described()
+    run, step = checkpoint.parent.parent, read_manifest(checkpoint).step
     figures = _json(run / "summary.json")
     if figures.get("steps") != step:  # of the run's end, or of something else
         figures = {}
@@ -65,7 +66,7 @@ def _json(path: Path) -> Any:
 
 
 def model_card(
-    config: HyenaGLTConfig, architecture: str, about: Described, tensors: Mapping[str, Tensor]
+    config: HyenaGLTConfig, architecture: str, about: Described, tensors: Tensors
 ) -> str:
     """Text of `README.md`.
 
@@ -73,9 +74,9 @@ def model_card(
         config: the architecture.
         architecture: the class that opens the folder's weights without a missing one.
         about: what else is known.
-        tensors: of the folder, for the number of parameters (any device).
+        tensors: of the folder, for the number of parameters.
     """
-    count = sum(t.numel() for t in tensors.values() if t.dtype.is_floating_point)
+    count = sum(math.prod(kind.shape) for kind in tensors.kinds.values())
     sections = [
         "---\nlibrary_name: transformers\ntags: [genomics, hyena]\n"
         "# license: state the licence of these weights here\n---\n",

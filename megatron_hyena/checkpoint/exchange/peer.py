@@ -1,0 +1,83 @@
+"""Reading and writing models of the StripedHyena family: what vortex and stripedhyena share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from megatron_hyena.checkpoint.exchange.lossy import Losses
+from megatron_hyena.checkpoint.exchange.mapping import (
+    Table,
+    check_shapes,
+    check_theirs,
+    to_ours,
+    to_theirs,
+)
+from megatron_hyena.checkpoint.exchange.origin import Origin, make_origin, with_stored
+from megatron_hyena.checkpoint.exchange.rope import Rope, stored_rope
+from megatron_hyena.checkpoint.exchange.settings import Settings
+from megatron_hyena.checkpoint.exchange.tensors import Tensors
+from megatron_hyena.checkpoint.exchange.weights import Weights, expected
+from megatron_hyena.config import HyenaGLTConfig
+
+FINE = ("poles", "log_poles", "residues", "inv_freq")
+"""Tensors that stay in fp32 whatever the dtype of the file, as these programs keep them."""
+TOKENS = 512
+"""Ids of the tokenizers of both programs."""
+
+
+def with_stored_rope(
+    config: HyenaGLTConfig, said: Rope, theirs: Tensors, losses: Losses
+) -> HyenaGLTConfig:
+    """`config` with the RoPE that the stored frequencies have, which these programs use."""
+    names = [name for name in theirs if name.endswith("rotary_emb.inv_freq")]
+    rope = stored_rope({name: theirs[name] for name in names}, said, losses)
+    return dataclasses.replace(config, rope_base=rope.base, rope_scaling=rope.scaling)
+
+
+def read_by(
+    table: Table,
+    theirs: Tensors,
+    config: HyenaGLTConfig,
+    name: str,
+    settings: Settings,
+    where: Path,
+    losses: Losses,
+) -> Weights:
+    """The model in their tensors; refuses what is missing, unused or of another shape."""
+    used = check_theirs(table, theirs, where, losses)
+    losses.check()
+    ours = to_ours(table, used, where)
+    check_shapes(ours, expected(config), table, where)
+    origin = make_origin(name, settings.values, config, table, used)
+    return Weights(config, ours, where, origin).check()
+
+
+def written_by(
+    table: Table, ours: Tensors, origin: Origin | None, dtype: torch.dtype | None, where: Path
+) -> tuple[Tensors, list[str]]:
+    """Their tensors, and notes: in the dtypes of the origin if there is one, else fp32.
+
+    With a `dtype`, in that one, but for `FINE`.
+    """
+    notes: list[str] = []
+    theirs = to_theirs(table, ours, where)
+    if origin is not None:
+        theirs, notes = with_stored(theirs, table, ours, origin, dtypes=dtype is None)
+    if dtype is not None:
+        coarse = {n: d for n in theirs if not n.endswith(FINE) for d in [dtype]}
+        plain = theirs
+        theirs = plain.cast(lambda name: coarse.get(name, plain.kinds[name].dtype))
+    return theirs, notes
+
+
+def vocabulary_note(config: HyenaGLTConfig, program: str) -> list[str]:
+    """What a vocabulary of another size than the programs' own means for their users."""
+    if config.vocab_size == TOKENS:
+        return []
+    return [
+        f"model.vocab_size={config.vocab_size}: {program} reads and scores with it, but its own "
+        f"tokenizer has {TOKENS} ids, so it generates only with model.vocab_size={TOKENS}"
+    ]

@@ -12,6 +12,7 @@ error that names it, unless `--allow-lossy` does. Pages: docs/convert.md.
     native        a folder for `HyenaGLT.from_pretrained`
     vortex        NAME.pt and NAME.yml: Evo 2's inference program (PyPI vtx, evo2)
     stripedhyena  a folder as on the hub, or NAME.pt and NAME.yml: Evo 1's (stripedhyena, evo-model)
+    savanna       a folder of DeepSpeed's states and its YAML: what trained Evo 2
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from megatron_hyena.errors import UserError
 
-WRITTEN = ("hf", "native", "vortex", "stripedhyena")
+WRITTEN = ("hf", "native", "vortex", "stripedhyena", "savanna")
 READ = ("run", *WRITTEN)
 
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert one checkpoint; 0 done, 2 after a user's mistake."""
     arguments = _parser().parse_args(argv)
     from megatron_hyena.checkpoint.exchange.formats import Options, convert
+    from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
     from megatron_hyena.checkpoint.exchange.writing import shard_bytes
 
     options = Options(
@@ -40,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.dtype,
     )
     try:
-        options = replace(options, shard_bytes=shard_bytes(arguments.max_shard_size))
+        ranks = Ranks(arguments.tensor_ranks, arguments.data_ranks, arguments.zero_stage)
+        size = shard_bytes(arguments.max_shard_size)
+        options = replace(options, shard_bytes=size, ranks=ranks)
         done = convert(arguments.source, arguments.to, arguments.output, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,9 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", choices=WRITTEN, required=True, help="format to write")
     parser.add_argument("--output", type=Path, required=True, help="folder or file to write")
     parser.add_argument("--from-format", choices=READ, help="instead of telling by the contents")
-    parser.add_argument("--settings", type=Path, help="settings of a vortex or stripedhyena model")
+    parser.add_argument("--settings", type=Path, help="settings (YAML) of another program's model")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the output's tensors")
     parser.add_argument("--max-shard-size", default="5GB", help="of a file of hf and stripedhyena")
+    parser.add_argument(
+        "--tensor-ranks", type=int, default=1, help="savanna: of the folder written"
+    )
+    parser.add_argument("--data-ranks", type=int, default=1, help="savanna, ZeRO 3: likewise")
+    parser.add_argument("--zero-stage", type=int, choices=(1, 3), default=1, help="likewise")
     parser.add_argument(
         "--allow-lossy", default="", metavar="NAME[,NAME]", help="what may be lost, and is listed"
     )

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import torch
 
-from megatron_hyena.checkpoint.exchange import stripedhyena_files, vortex_files
+from megatron_hyena.checkpoint.exchange import (
+    savanna_files,
+    stripedhyena_files,
+    vortex_files,
+)
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.native import read_native, write_native
+from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
+from megatron_hyena.checkpoint.exchange.savanna_shards import is_savanna
 from megatron_hyena.checkpoint.exchange.tensors import from_checkpoint, from_safetensors, from_torch
 from megatron_hyena.checkpoint.exchange.weights import Weights
 from megatron_hyena.checkpoint.format import (
@@ -38,6 +44,7 @@ class Options:
         allow_lossy: names of `lossy.NAMES`.
         dtype: of the output, a key of `DTYPES`; None keeps the one it came in.
         shard_bytes: most bytes of a shard.
+        ranks: of a folder of savanna.
     """
 
     from_format: str | None = None
@@ -45,6 +52,7 @@ class Options:
     allow_lossy: tuple[str, ...] = ()
     dtype: str | None = None
     shard_bytes: int = 5 * 10**9
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,13 @@ FORMATS: dict[str, Format] = {
         lambda path, losses, options: stripedhyena_files.read(path, losses, options.settings),
         lambda weights, path, losses, options: stripedhyena_files.write(
             weights, path, losses, _dtype(options), options.shard_bytes
+        ),
+    ),
+    "savanna": Format(
+        is_savanna,
+        lambda path, losses, options: savanna_files.read(path, losses, options.settings),
+        lambda weights, path, losses, options: savanna_files.write(
+            weights, path, losses, _dtype(options), options.ranks
         ),
     ),
 }

@@ -18,6 +18,7 @@ NAMES = {
     "inv_freq": "stored RoPE frequencies are replaced by those of the nearest base",
     "merging": "merged stages are left out; their blocks see every position",
     "norm_eps": "eps moves into or out of the root of RMSNorm",
+    "replicas": "the first tensor rank's copy is taken",
     "rope_scaling": "positions are not divided before RoPE",
     "se_skip": "the skip of S is left out",
     "tie_embeddings": "the head's matrix of its own is left out",

@@ -160,15 +160,20 @@ def _from_shards(folder: Path) -> Tensors:
 class MappedFile:
     """A file of `torch.save`, mapped, and mapped anew whenever `KEPT_MAPPED` bytes were taken.
 
-    `find` gives the tensors by name in what `torch.load` returns.
+    `find` gives the tensors by name in what `load` returns.
     """
 
-    def __init__(self, path: Path, find: Callable[[Any], Mapping[str, Any]]) -> None:
-        self.path, self.find, self.taken = path, find, 0
+    def __init__(
+        self,
+        path: Path,
+        find: Callable[[Any], Mapping[str, Any]],
+        load: Callable[[Path], Any] | None = None,
+    ) -> None:
+        self.path, self.find, self.load, self.taken = path, find, load or load_torch, 0
         self.content = self._open()
 
     def _open(self) -> dict[str, Tensor]:
-        found = self.find(load_torch(self.path))
+        found = self.find(self.load(self.path))
         return {name: t for name, t in found.items() if isinstance(t, Tensor)}
 
     def tensors(self) -> Tensors:

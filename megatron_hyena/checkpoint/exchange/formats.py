@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,8 +20,11 @@ from megatron_hyena.checkpoint.format import (
     read_manifest,
     resolve_checkpoint,
 )
+from megatron_hyena.checkpoint.huggingface.export import LARGEST_FILE, export_huggingface
+from megatron_hyena.checkpoint.huggingface.exported_fields import exported_architecture
+from megatron_hyena.checkpoint.huggingface.model_card import described_by
+from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes
 from megatron_hyena.config import HyenaGLTConfig
-from megatron_hyena.data.atomic import check_replaceable
 from megatron_hyena.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,14 +39,14 @@ class Options:
         settings: the peer's settings file, where it does not lie beside the tensors.
         allow_lossy: names of `lossy.NAMES`.
         dtype: of the output, a key of `DTYPES`; None keeps the one it came in.
-        shard_bytes: most bytes of a shard.
+        max_shard_size: most bytes of a file of a folder, such as 5GB.
     """
 
     from_format: str | None = None
     settings: Path | None = None
     allow_lossy: tuple[str, ...] = ()
     dtype: str | None = None
-    shard_bytes: int = 5 * 10**9
+    max_shard_size: str = LARGEST_FILE
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     assert write is not None, to
     notes = write(weights, output, losses, options)
     losses.check()
-    return Converted(weights.where, name, [*weights.notes, *notes, *losses.lines()])
+    return Converted(weights.where, name, [*notes, *losses.lines()])
 
 
 def recognise(path: Path) -> str:
@@ -110,7 +113,9 @@ def _read_run(path: Path, losses: Losses, options: Options) -> Weights:
     folder = resolve_checkpoint(path)
     manifest = read_manifest(folder)
     tensors = from_checkpoint(folder, manifest)
-    return Weights(HyenaGLTConfig(**manifest.model), tensors, folder).check()
+    config = HyenaGLTConfig(**manifest.model)
+    about = described_by(folder, manifest.step)
+    return Weights(config, tensors, folder, about=about).check()
 
 
 def _config_keys(path: Path) -> dict[str, object]:
@@ -131,23 +136,24 @@ def _is_native(path: Path) -> bool:
 
 
 def _read_hf(path: Path, losses: Losses, options: Options) -> Weights:
-    keys = _config_keys(path)
-    known = {f.name for f in fields(HyenaGLTConfig)}
-    config = HyenaGLTConfig(**{k: v for k, v in keys.items() if k in known})  # type: ignore[arg-type]
+    config = exported_architecture(_config_keys(path))
     tensors = from_safetensors(path)
     inside = {n for n in tensors if n.startswith("model.")}
     if heads := sorted(set(tensors) - inside):
-        losses.add("unused", f"{len(heads)} tensors of {path}'s own heads ({', '.join(heads)})")
+        losses.add("unused", f"{len(heads)} tensors of a head of {path} ({', '.join(heads)})")
     ours = tensors.only(inside).renamed(lambda name: name.removeprefix("model."))
     return Weights(config, ours, path).check()
 
 
 def _write_hf(weights: Weights, path: Path, losses: Losses, options: Options) -> list[str]:
-    from megatron_hyena.checkpoint.huggingface.export import export_huggingface
-
     losses.check()
-    check_replaceable(path, marker="config.json", overwrite=True)
-    export_huggingface(weights.dense(), path)
+    export_huggingface(
+        weights.config,
+        weights.tensors,
+        path,
+        about=weights.about,
+        max_shard_size=options.max_shard_size,
+    )
     return []
 
 
@@ -198,7 +204,7 @@ FORMATS: dict[str, Format] = {
         _is_stripedhyena,
         lambda path, losses, options: stripedhyena_files.read(path, losses, options.settings),
         lambda weights, path, losses, options: stripedhyena_files.write(
-            weights, path, losses, _dtype(options), options.shard_bytes
+            weights, path, losses, _dtype(options), size_in_bytes(options.max_shard_size)
         ),
     ),
 }

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from megatron_hyena.errors import UserError
@@ -33,18 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from megatron_hyena.checkpoint.exchange.formats import Options, convert
     from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
-    from megatron_hyena.checkpoint.exchange.writing import shard_bytes
 
     options = Options(
         arguments.from_format,
         arguments.settings,
         tuple(name for name in arguments.allow_lossy.split(",") if name),
         arguments.dtype,
+        arguments.max_shard_size,
+        Ranks(arguments.tensor_ranks, arguments.data_ranks, arguments.zero_stage),
+        arguments.head,
     )
     try:
-        ranks = Ranks(arguments.tensor_ranks, arguments.data_ranks, arguments.zero_stage)
-        size = shard_bytes(arguments.max_shard_size)
-        options = replace(options, shard_bytes=size, ranks=ranks)
         done = convert(arguments.source, arguments.to, arguments.output, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -66,12 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-format", choices=READ, help="instead of telling by the contents")
     parser.add_argument("--settings", type=Path, help="settings (YAML) of another program's model")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the output's tensors")
-    parser.add_argument("--max-shard-size", default="5GB", help="of a file of hf and stripedhyena")
+    parser.add_argument("--max-shard-size", default="5GB", help="of a file of a folder")
+    parser.add_argument(
+        "--head", default="", help="hf: of a fine-tuned model's heads; none for the language model"
+    )
     parser.add_argument(
         "--tensor-ranks", type=int, default=1, help="savanna: of the folder written"
     )
-    parser.add_argument("--data-ranks", type=int, default=1, help="savanna, ZeRO 3: likewise")
     parser.add_argument("--zero-stage", type=int, choices=(1, 3), default=1, help="likewise")
+    parser.add_argument("--data-ranks", type=int, default=1, help="likewise, for stage 3")
     parser.add_argument(
         "--allow-lossy", default="", metavar="NAME[,NAME]", help="what may be lost, and is listed"
     )

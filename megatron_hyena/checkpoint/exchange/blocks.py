@@ -199,6 +199,6 @@ def qkv_order(config: HyenaGLTConfig, layout: Layout) -> Form:
 
 def frequencies(config: HyenaGLTConfig) -> Form:
     """RoPE's, of the base; the scaling is among the settings."""
-    rope = Rope(config.rope_base, config.rope_scaling)
+    rope = Rope(config.rope_base, config.rope_scaling, config.rope_bf16)
     head_dim = config.hidden_size // config.num_heads
     return Form(lambda: (rope.frequencies(head_dim),), lambda _: (), exact=False)

@@ -26,9 +26,12 @@ from megatron_hyena.checkpoint.format import (
     read_manifest,
     resolve_checkpoint,
 )
+from megatron_hyena.checkpoint.huggingface.export import LARGEST_FILE, export_huggingface
 from megatron_hyena.checkpoint.huggingface.exported_fields import exported_architecture
+from megatron_hyena.checkpoint.huggingface.heads import read_head
+from megatron_hyena.checkpoint.huggingface.model_card import described_by
+from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes
 from megatron_hyena.config import HyenaGLTConfig
-from megatron_hyena.data.atomic import check_replaceable
 from megatron_hyena.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,16 +46,19 @@ class Options:
         settings: the peer's settings file, where it does not lie beside the tensors.
         allow_lossy: names of `lossy.NAMES`.
         dtype: of the output, a key of `DTYPES`; None keeps the one it came in.
-        shard_bytes: most bytes of a shard.
+        max_shard_size: most bytes of a file of a folder, such as 5GB.
         ranks: of a folder of savanna.
+        head: of a fine-tuned model, the one to export for transformers; "" for its only one,
+            `none` for the language model alone.
     """
 
     from_format: str | None = None
     settings: Path | None = None
     allow_lossy: tuple[str, ...] = ()
     dtype: str | None = None
-    shard_bytes: int = 5 * 10**9
+    max_shard_size: str = LARGEST_FILE
     ranks: Ranks = field(default_factory=Ranks)
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     assert write is not None, to
     notes = write(weights, output, losses, options)
     losses.check()
-    return Converted(weights.where, name, [*weights.notes, *notes, *losses.lines()])
+    return Converted(weights.where, name, [*notes, *losses.lines()])
 
 
 def recognise(path: Path) -> str:
@@ -119,7 +125,9 @@ def _read_run(path: Path, losses: Losses, options: Options) -> Weights:
     folder = resolve_checkpoint(path)
     manifest = read_manifest(folder)
     tensors = from_checkpoint(folder, manifest)
-    return Weights(HyenaGLTConfig(**manifest.model), tensors, folder).check()
+    config = HyenaGLTConfig(**manifest.model)
+    about = described_by(folder, manifest.step)
+    return Weights(config, tensors, folder, about=about).check()
 
 
 def _config_keys(path: Path) -> dict[str, object]:
@@ -140,28 +148,25 @@ def _is_native(path: Path) -> bool:
 
 
 def _read_hf(path: Path, losses: Losses, options: Options) -> Weights:
-    keys = _config_keys(path)
-    config = exported_architecture(keys)
+    config = exported_architecture(_config_keys(path))
     tensors = from_safetensors(path)
     inside = {n for n in tensors if n.startswith("model.")}
     if heads := sorted(set(tensors) - inside):
-        losses.add("unused", f"{len(heads)} tensors of {path}'s own heads ({', '.join(heads)})")
+        losses.add("unused", f"{len(heads)} tensors of a head of {path} ({', '.join(heads)})")
     ours = tensors.only(inside).renamed(lambda name: name.removeprefix("model."))
     return Weights(config, ours, path).check()
 
 
 def _write_hf(weights: Weights, path: Path, losses: Losses, options: Options) -> list[str]:
-    from megatron_hyena.checkpoint.huggingface.export import export_huggingface
-    from megatron_hyena.checkpoint.huggingface.model_card import described_by
-
     losses.check()
-    check_replaceable(path, marker="config.json", overwrite=True)
+    head = read_head(weights.where, options.head)
     export_huggingface(
         weights.config,
         weights.tensors,
         path,
-        about=described_by(weights.where),
-        shard_bytes=options.shard_bytes,
+        head=head,
+        about=weights.about,
+        max_shard_size=options.max_shard_size,
     )
     return []
 
@@ -213,7 +218,7 @@ FORMATS: dict[str, Format] = {
         _is_stripedhyena,
         lambda path, losses, options: stripedhyena_files.read(path, losses, options.settings),
         lambda weights, path, losses, options: stripedhyena_files.write(
-            weights, path, losses, _dtype(options), options.shard_bytes
+            weights, path, losses, _dtype(options), size_in_bytes(options.max_shard_size)
         ),
     ),
     "savanna": Format(

@@ -34,7 +34,9 @@ def with_stored_rope(
     """`config` with the RoPE that the stored frequencies have, which these programs use."""
     names = [name for name in theirs if name.endswith("rotary_emb.inv_freq")]
     rope = stored_rope({name: theirs[name] for name in names}, said, losses)
-    return dataclasses.replace(config, rope_base=rope.base, rope_scaling=rope.scaling)
+    return dataclasses.replace(
+        config, rope_base=rope.base, rope_scaling=rope.scaling, rope_bf16=rope.rounded
+    )
 
 
 def read_by(

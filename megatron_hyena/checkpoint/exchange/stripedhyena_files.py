@@ -24,7 +24,8 @@ from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings,
 from megatron_hyena.checkpoint.exchange.tensors import Tensors, from_safetensors, from_torch
 from megatron_hyena.checkpoint.exchange.vortex_files import settings_beside
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
-from megatron_hyena.checkpoint.exchange.writing import write_shards, write_torch
+from megatron_hyena.checkpoint.exchange.writing import write_torch
+from megatron_hyena.checkpoint.huggingface.shards import write_shards
 from megatron_hyena.data.atomic import atomic_files, atomic_folder
 
 UNEMBED, PREFIX, SETTINGS = "unembed.weight", "backbone.", "config.yml"
@@ -102,6 +103,7 @@ def _write_folder(
     theirs: Tensors, path: Path, settings: str, losses: Losses, shard_bytes: int
 ) -> None:
     with atomic_folder(path, marker=SETTINGS, overwrite=True) as building:
-        write_shards(building, theirs.renamed(lambda name: PREFIX + name), shard_bytes)
+        named = theirs.renamed(lambda name: PREFIX + name)
+        write_shards(building, named, named.shadows(), shard_bytes)
         (building / SETTINGS).write_text(settings, encoding="utf-8")
         losses.write(building / LOSSY)

@@ -19,21 +19,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from megatron_hyena.checkpoint.format import Manifest
+from megatron_hyena.checkpoint.huggingface.shards import DTYPES as SAFETENSORS
+from megatron_hyena.checkpoint.huggingface.shards import INDEX
 from megatron_hyena.checkpoint.tensors import WEIGHT, read_buffers, read_parameters
 from megatron_hyena.errors import UserError
 
 KEPT_MAPPED = 64 << 20
 """Bytes of a .pt file that may stay mapped before it is mapped anew."""
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+DTYPES = {name: dtype for dtype, name in SAFETENSORS.items()}
 """safetensors' names."""
 
 
@@ -70,6 +63,10 @@ class Tensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    def shadows(self) -> dict[str, Tensor]:
+        """Tensors of these kinds without data, by name."""
+        return {name: kind.meta() for name, kind in self.kinds.items()}
 
     def renamed(self, new_name: Callable[[str], str]) -> Tensors:
         """The same under other names."""
@@ -142,7 +139,7 @@ def _kinds_of(path: Path) -> dict[str, Kind]:
 
 
 def _from_shards(folder: Path) -> Tensors:
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file():
         return from_safetensors(folder / "model.safetensors")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,9 +10,10 @@ import torch
 from megatron_hyena.checkpoint.exchange.lossy import some_of
 from megatron_hyena.checkpoint.exchange.origin import Origin
 from megatron_hyena.checkpoint.exchange.tensors import Kind, Tensors
+from megatron_hyena.checkpoint.huggingface.model_card import Described
 from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.errors import UserError
-from megatron_hyena.model.hyena_glt import HyenaGLT
+from megatron_hyena.model.count import meta_model
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Weights:
         tensors: parameters and buffers by our names, whole.
         where: the file or folder, for messages.
         origin: what it was made from, if it was not trained here.
-        notes: what the user should know of the way it was read.
+        about: what its run says of it, for a model card.
     """
 
     config: HyenaGLTConfig
     tensors: Tensors
     where: Path
     origin: Origin | None = None
-    notes: tuple[str, ...] = field(default=())
+    about: Described | None = None
 
     def check(self) -> Weights:
         """Itself; raises `UserError` where its tensors are not those of its configuration."""
@@ -55,19 +56,10 @@ class Weights:
         found = self.origin
         return found if found is not None and found.fits(format_name, self.config) else None
 
-    def dense(self) -> HyenaGLT:
-        """The model itself, in fp32, in memory."""
-        model = HyenaGLT(self.config)
-        with torch.no_grad():
-            for name, place in model.stored().items():
-                place.copy_(self.tensors[name])
-        return model.eval()
-
 
 def expected(config: HyenaGLTConfig) -> Tensors:
     """Names and shapes of a model's tensors; there is nothing to load."""
-    with torch.device("meta"):
-        stored = HyenaGLT(config).stored()
+    stored = meta_model(config).stored()
 
     def nothing(name: str) -> torch.Tensor:
         raise AssertionError(f"{name} is not there")

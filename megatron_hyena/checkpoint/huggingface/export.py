@@ -12,15 +12,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_hyena.checkpoint.exchange.tensors import Kind, Tensors
-from megatron_hyena.checkpoint.exchange.writing import write_shards
 from megatron_hyena.checkpoint.huggingface.exported_fields import exported_fields
 from megatron_hyena.checkpoint.huggingface.heads import TrainedHead
 from megatron_hyena.checkpoint.huggingface.model_card import Described, model_card
+from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes, write_shards
 from megatron_hyena.config.alphabet import COMPACT
 from megatron_hyena.config.filters import BUILT_IN_FILTERS
 from megatron_hyena.config.model import HyenaGLTConfig
@@ -35,6 +35,7 @@ _MODELING = f"{_HERE}.modeling_hyena_glt"
 _TOKENIZER = f"{_HERE}.tokenization_hyena_glt"
 _IMPORT = re.compile(r"^(\s*)from (megatron_hyena[\w.]*) import", re.MULTILINE)
 _LAYER = re.compile(r'Sign\(\s*"(megatron_hyena[\w.]+):')
+LARGEST_FILE = "5GB"
 
 
 def export_huggingface(
@@ -44,7 +45,7 @@ def export_huggingface(
     *,
     head: TrainedHead | None = None,
     about: Described | None = None,
-    shard_bytes: int = 5 * 10**9,
+    max_shard_size: str = LARGEST_FILE,
 ) -> None:
     """Write a model to `folder`, which appears whole; an old one is replaced.
 
@@ -54,20 +55,25 @@ def export_huggingface(
         folder: to be made.
         head: a trained head, for the Auto class of its kind.
         about: what the model card says beside the architecture.
-        shard_bytes: most bytes of a file of weights (but for a tensor that is larger).
+        max_shard_size: of a file of weights, such as `5GB`.
     Raises:
-        UserError: the model has long filters that are not of this package.
+        UserError: the model has long filters that are not of this package; or tensors are missing
+            or have other shapes.
     """
+    limit = size_in_bytes(max_shard_size)
     if config.hyena_filter not in BUILT_IN_FILTERS:
         raise UserError(
             f"model.hyena_filter={config.hyena_filter!r} is registered by a program, whose "
             f"code an exported model lacks; only {' and '.join(BUILT_IN_FILTERS)} can be exported"
         )
-    stored = _as_stored(config, tensors, head)
+    described = {f"model.{name}": tensor for name, tensor in meta_model(config).stored().items()}
     with atomic_folder(folder, marker="config.json", overwrite=True) as building:
-        write_shards(building, stored, shard_bytes)
+        found: Mapping[str, Tensor] = _Prefixed(tensors, head)
+        if head is not None:
+            described |= {f"classifier.{n}": t.to("meta") for n, t in head.tensors.items()}
+        write_shards(building, found, described, limit)
         (building / "config.json").write_text(_configuration(config, head), encoding="utf-8")
-        card = model_card(config, _architecture(config, head), about or Described(), stored)
+        card = model_card(config, _architecture(config, head), about or Described(), described)
         (building / "README.md").write_text(card, encoding="utf-8")
         if config.vocab_size > COMPACT:
             _write_tokenizer(building)
@@ -76,23 +82,21 @@ def export_huggingface(
             (building / f"{_file(module)}.py").write_text(text, encoding="utf-8")
 
 
-def _as_stored(
-    config: HyenaGLTConfig, tensors: Mapping[str, Tensor], head: TrainedHead | None
-) -> Tensors:
-    """The model's tensors under `model.`, those of a head under `classifier.`, loaded lazily."""
-    wanted = {"model": meta_model(config).stored(), "classifier": head.tensors if head else {}}
-    parts: dict[str, Mapping[str, Tensor]] = {"model": tensors, "classifier": wanted["classifier"]}
-    kinds = {
-        f"{part}.{name}": Kind(tuple(tensor.shape), tensor.dtype)
-        for part, named in wanted.items()
-        for name, tensor in named.items()
-    }
+class _Prefixed(Mapping[str, Tensor]):
+    """Tensors of a model under `model.`, and of a head under `classifier.`."""
 
-    def load(key: str) -> Tensor:
+    def __init__(self, tensors: Mapping[str, Tensor], head: TrainedHead | None) -> None:
+        self.parts = {"model": tensors, "classifier": head.tensors if head else {}}
+
+    def __getitem__(self, key: str) -> Tensor:
         part, _, name = key.partition(".")
-        return parts[part][name].detach().to(kinds[key].dtype)
+        return self.parts[part][name].detach()
 
-    return Tensors(kinds, load)
+    def __iter__(self) -> Any:
+        return (f"{part}.{name}" for part, named in self.parts.items() for name in named)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
 
 
 def _architecture(config: HyenaGLTConfig, head: TrainedHead | None) -> str:

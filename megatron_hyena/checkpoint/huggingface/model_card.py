@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_hyena.checkpoint.exchange.tensors import Tensors
-from megatron_hyena.checkpoint.format import MANIFEST, PROVENANCE, read_manifest
+from torch import Tensor
+
+from megatron_hyena.checkpoint.format import PROVENANCE
 from megatron_hyena.config.alphabet import COMPACT
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.errors import UserError
@@ -39,15 +40,13 @@ class Described:
     evaluation: dict[str, Any] = field(default_factory=dict)
 
 
-def described_by(checkpoint: Path) -> Described:
-    """What lies in a checkpoint and in its run's folder; nothing, of other folders.
+def described_by(checkpoint: Path, step: int) -> Described:
+    """What lies in a checkpoint and in its run's folder.
 
     Raises:
         UserError: one of the files is not JSON.
     """
-    if not (checkpoint / MANIFEST).is_file():
-        return Described()
-    run, step = checkpoint.parent.parent, read_manifest(checkpoint).step
+    run = checkpoint.parent.parent
     figures = _json(run / "summary.json")
     if figures.get("steps") != step:  # of the run's end, or of something else
         figures = {}
@@ -66,7 +65,7 @@ def _json(path: Path) -> Any:
 
 
 def model_card(
-    config: HyenaGLTConfig, architecture: str, about: Described, tensors: Tensors
+    config: HyenaGLTConfig, architecture: str, about: Described, tensors: Mapping[str, Tensor]
 ) -> str:
     """Text of `README.md`.
 
@@ -74,9 +73,9 @@ def model_card(
         config: the architecture.
         architecture: the class that opens the folder's weights without a missing one.
         about: what else is known.
-        tensors: of the folder, for the number of parameters.
+        tensors: of the folder, for the number of parameters (any device).
     """
-    count = sum(math.prod(kind.shape) for kind in tensors.kinds.values())
+    count = sum(t.numel() for t in tensors.values() if t.dtype.is_floating_point)
     sections = [
         "---\nlibrary_name: transformers\ntags: [genomics, hyena]\n"
         "# license: state the licence of these weights here\n---\n",

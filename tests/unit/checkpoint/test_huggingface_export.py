@@ -43,6 +43,7 @@ CONFIGURATIONS = {
         mr_decay="none",
         mlp_activation="evo2",
         rope_scaling=2.0,
+        rope_bf16=True,
     ),
 }
 IDS = torch.randint(65, 85, (2, 150), generator=torch.Generator().manual_seed(0))
@@ -89,8 +90,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Read]:
     folders = [scratch / name.replace(" ", "_") for name, *_ in jobs]
     for folder, (name, model, head, _) in zip(folders, jobs, strict=True):
         trained = head and TrainedHead.of(head, ["no", "yes"] if name == "bytes" else [])
-        size = 60_000 if name == "untied" else 5 * 10**9
-        export_huggingface(model.config, model.stored(), folder, head=trained, shard_bytes=size)
+        size = "60KB" if name == "untied" else "5GB"
+        export_huggingface(model.config, model.stored(), folder, head=trained, max_shard_size=size)
     save_file({"ids": IDS}, scratch / "ids.safetensors")
     (scratch / "words.json").write_text(json.dumps([asked for *_, asked in jobs]))
     done = subprocess.run(

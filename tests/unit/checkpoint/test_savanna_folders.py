@@ -54,15 +54,27 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     )
 
 
+ROUNDED = "frequencies rounded to bf16"
+MODELS[ROUNDED] = Model(pattern="AS")
+
+
+def drawn(name: str) -> dict[str, Tensor]:
+    """A model's tensors."""
+    tensors, stored = draw(MODELS[name]), "sequential.2.mixer.rotary_emb.inv_freq"
+    if name == ROUNDED:
+        tensors[stored] = tensors[stored].bfloat16().float()
+    return tensors
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_folder_is_the_model_that_savanna_trains(name: str, tmp_path: Path) -> None:
-    model = MODELS[name]
-    tensors = draw(model)
+    model, tensors = MODELS[name], drawn(name)
     folder = write_folder(tmp_path / "theirs", model, tensors)
     assert recognise(folder) == recognise(folder / "global_step7") == "savanna"
     convert(folder, "native", tmp_path / "ours", Options())
     ours = HyenaGLT.from_pretrained(tmp_path / "ours")
     assert close(ours, logits(model, tensors, IDS))
+    assert ours.config.rope_bf16 is (name == ROUNDED)
     back = Ranks(tensor=model.ranks)
     convert(tmp_path / "ours", "savanna", tmp_path / "again", Options(ranks=back))
     assert same(stored(tmp_path / "again"), tensors)

@@ -22,7 +22,10 @@ from megatron_hyena.checkpoint.exchange.tensors import Tensors
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
 from megatron_hyena.config import HyenaGLTConfig
 
-FINE = ("poles", "log_poles", "residues", "inv_freq")
+FINE = (
+    *("poles", "log_poles", "residues", "inv_freq"),
+    *("filter.p", "filter.gamma", "filter.R", "filter.decay", "filter.t"),
+)
 """Tensors that stay in fp32 whatever the dtype of the file, as these programs keep them."""
 TOKENS = 512
 """Ids of the tokenizers of both programs."""

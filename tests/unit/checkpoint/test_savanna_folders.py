@@ -123,6 +123,24 @@ def test_fp32_parameters_are_taken_where_modules_are_bf16(data: int, tmp_path: P
     name = "sequential.2.mlp.w1.weight"
     assert coarse[name].dtype == torch.bfloat16
     assert torch.equal(coarse[name], tensors[name].bfloat16())
+    convert(tmp_path, "native", tmp_path / "ours", Options())
+    convert(tmp_path / "ours", "savanna", tmp_path / "again", Options())
+    assert same(stored(tmp_path / "again"), coarse)
+
+
+@pytest.mark.parametrize("stage", (1, 3))
+def test_modes_and_decays_stay_fp32_in_a_bf16_folder(stage: int, tmp_path: Path) -> None:
+    model = HyenaGLT(HyenaGLTConfig(pattern="SML", hidden_size=32, vocab_size=64))
+    model.save_pretrained(tmp_path / "ours")
+    options = Options(dtype="bf16", ranks=Ranks(stage=stage))
+    convert(tmp_path / "ours", "savanna", tmp_path / "theirs", options)
+    found = stored(tmp_path / "theirs")
+    for block, name in ((3, "decay"), (4, "p"), (4, "gamma"), (4, "R"), (4, "t")):
+        assert found[f"sequential.{block}.mixer.mixer.filter.{name}"].dtype == torch.float32
+    assert torch.equal(found["sequential.4.mixer.mixer.filter.p"], model.blocks[2].mixer.log_rate)
+    row = found["sequential.2.mlp.w1.weight"]
+    assert row.dtype == (torch.bfloat16 if stage == 1 else torch.float32)
+    assert torch.equal(row.float(), model.blocks[0].mlp.gate_value[:128].bfloat16().float())
 
 
 def test_our_models_become_savannas(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from megatron_hyena.checkpoint.huggingface.shards import INDEX
 from megatron_hyena.checkpoint.tensors import WEIGHT, read_buffers, read_parameters
 from megatron_hyena.errors import UserError
 
-KEPT_MAPPED = 64 << 20
+KEPT_MAPPED = 16 << 20
 """Bytes of a .pt file that may stay mapped before it is mapped anew."""
 DTYPES = {name: dtype for dtype, name in SAFETENSORS.items()}
 """safetensors' names."""

@@ -12,7 +12,7 @@ Optimizer moments are not written: savanna goes on from such a folder with `fine
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from megatron_hyena.checkpoint.exchange.peer import (
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.rows import is_shared
-from megatron_hyena.checkpoint.exchange.savanna_shards import axis_of, read_shards, tag_folder
+from megatron_hyena.checkpoint.exchange.savanna_shards import (
+    Shards,
+    axis_of,
+    read_shards,
+    tag_folder,
+)
 from megatron_hyena.checkpoint.exchange.savanna_table import Layout, plain_layout, table
 from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings, settings_text
 from megatron_hyena.checkpoint.exchange.tensors import Kind, Tensors
@@ -80,7 +85,19 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
     kept = asdict(layout) | {"ranks": shards.ranks, "stage": shards.stage}
     settings = Settings(settings.values | {FOLDER: kept}, settings.where)
     entries = table(config, layout)
-    return read_by(entries, shards.tensors, config, savanna.NAME, settings, path, losses)
+    weights = read_by(entries, shards.tensors, config, savanna.NAME, settings, path, losses)
+    return replace(weights, notes=(*weights.notes, *_coarse(shards)))
+
+
+def _coarse(shards: Shards) -> list[str]:
+    """A note where parameters are not the optimizer's."""
+    coarse = [n for n, kind in shards.tensors.kinds.items() if kind.dtype == torch.bfloat16]
+    if not coarse:
+        return []
+    return [
+        f"{len(coarse)} tensors are the modules' own, in bf16: the files with the optimizer's fp32 "
+        "parameters are not there"
+    ]
 
 
 def _settings_inside(path: Path) -> Path:

@@ -28,6 +28,8 @@ from megatron_hyena.errors import UserError
 WHOLE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 PART = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
 OPTIMIZER = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+WHOLE_NAME = "mp_rank_{:02d}_model_states.pt"
+PART_NAME = "zero_pp_rank_0_mp_rank_{:02d}_model_states.pt"
 ROWS = (
     "word_embeddings.weight",
     "final_linear.weight",
@@ -105,11 +107,14 @@ def read_shards(path: Path, losses: Losses) -> Shards:
     if not whole and not parts:
         raise UserError(f"{folder}: no file like mp_rank_00_model_states.pt in it")
     if whole:
-        count = _all_there(folder, {(rank,) for (rank,) in whole}, "mp_rank_{:02d}_model_states.pt")
+        count = _tensor_ranks(folder, set(whole), next(iter(whole.values())), WHOLE_NAME)
         ranks = [_of_zero_1(whole[(rank,)], _data_ranks(optimizer, rank)) for rank in range(count)]
+        _name_others(whole[(0,)], ranks[0], losses)
     else:
-        count = 1 + max(rank for _, rank in parts)
+        found: set[tuple[int, ...]] = {(rank,) for _, rank in parts}
+        count = _tensor_ranks(folder, found, next(iter(parts.values())), PART_NAME)
         ranks = [_of_zero_3(folder, parts, optimizer, rank) for rank in range(count)]
+        _name_others(parts[(0, 0)], ranks[0], losses)
     return Shards(folder, _joined(ranks, folder, losses), 1 if whole else 3, count)
 
 
@@ -118,6 +123,17 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[tuple[int, ...], P
         return {}
     found = ((pattern.fullmatch(path.name), path) for path in folder.iterdir())
     return {tuple(map(int, m.groups())): path for m, path in found if m}
+
+
+def _tensor_ranks(folder: Path, found: set[tuple[int, ...]], any_file: Path, name: str) -> int:
+    """How many tensor ranks there are, as their files say; all of them are there (UserError)."""
+    return _all_there(folder, found, name, int(_state(any_file).get("mp_world_size") or 1))
+
+
+def _name_others(path: Path, taken: Tensors, losses: Losses) -> None:
+    """Whatever a module keeps that is no tensor of the model, such as FP8 states, is a loss."""
+    if others := sorted(_state(path)["module"].keys() - taken.kinds.keys()):
+        losses.add("unused", f"{len(others)} states of {path} ({some_of(others)})")
 
 
 def _all_there(folder: Path, found: set[tuple[int, ...]], name: str, least: int = 0) -> int:
@@ -215,8 +231,7 @@ def _of_zero_3(
                 f"{flats[data]}: holds {held} numbers, and {own[0].name} names {start}; give the "
                 "files of one checkpoint"
             )
-    whole = {key: buffers.kinds.get(key, Kind((0,))) for key in state.get("buffer_names") or []}
-    kinds |= {key: kind for key, kind in whole.items() if key in buffers.kinds}
+    kinds |= {key: kind for key, kind in buffers.kinds.items() if key not in kinds}
     return Tensors(kinds, lambda key: loads[key]() if key in loads else buffers[key])
 
 

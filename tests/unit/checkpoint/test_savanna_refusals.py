@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from megatron_hyena.checkpoint.exchange.inert import load_inert
 from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
 from megatron_hyena.errors import UserError
 from tests.oracles.savanna_folder import Model, draw, write_folder
+from tools.convert_checkpoint import main
 
 STATES = "mp_rank_{:02d}_model_states.pt"
 
@@ -28,6 +30,7 @@ def refused(folder: Path, match: str, options: Options | None = None) -> None:
     ("stage", "missing", "match"),
     (
         (1, "mp_rank_00_model_states.pt", r"mp_rank_00_model_states.pt: not there.* of 2 ranks"),
+        (1, "mp_rank_01_model_states.pt", r"mp_rank_01_model_states.pt: not there.* of 2 ranks"),
         (3, "zero_pp_rank_1_mp_rank_01_model_states.pt", r"rank_1_mp_rank_01_model.*not there"),
         (3, "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt", r"rank_1_mp_rank_00_optim.*not ther"),
         (1, "configs/model.yml", r"configs/model.yml: not found.*--settings"),
@@ -58,6 +61,33 @@ def test_ranks_of_two_checkpoints_are_refused(tmp_path: Path) -> None:
         folders.append(write_folder(tmp_path / name, model, draw(model)) / "global_step7")
     (folders[1] / STATES.format(1)).replace(folders[0] / STATES.format(1))
     refused(tmp_path / "a", r"only one of tensor ranks 0 and 1 has: sequential.3")
+
+
+@pytest.mark.parametrize("stage", (1, 3))
+def test_states_that_are_no_tensors_of_the_model_are_named(stage: int, tmp_path: Path) -> None:
+    model = Model(pattern="SM")
+    folder = write_folder(tmp_path / "f", model, draw(model), stage=stage)
+    (path,) = (folder / "global_step7").glob("*_model_states.pt")
+    state = load_inert(path)
+    state["module"]["sequential.2.mixer.dense_projection._extra_state"] = io.BytesIO(b"fp8")
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+    refused(folder, r"1 states of .*dense_projection._extra_state\).*--allow-lossy unused")
+    convert(folder, "native", tmp_path / "ours", Options(allow_lossy=("unused",)))
+
+
+def test_the_program_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Model(pattern="SM", ranks=2)
+    folder = write_folder(tmp_path / "f", model, draw(model), masters=True)
+    for path in (folder / "global_step7").glob("*_optim_states.pt"):
+        path.unlink()
+    way = ["--from", str(folder), "--to", "savanna", "--output", str(tmp_path / "g")]
+    assert main([*way, "--tensor-ranks", "2", "--zero-stage", "3", "--data-ranks", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "tensors are the modules' own, in bf16" in said
+    assert len(list((tmp_path / "g" / "global_step0").glob("*.pt"))) == 8
+    assert main([*way, "--tensor-ranks", "3"]) == 2
+    assert capsys.readouterr().err.startswith("error: --tensor-ranks 3 does not divide")
 
 
 def test_copies_that_differ_are_a_loss_with_a_name(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_hyena.checkpoint.exchange.lossy import Losses
+from megatron_hyena.checkpoint.exchange.lossy import Losses, some_of
 from megatron_hyena.checkpoint.exchange.mapping import (
     Table,
     check_shapes,
@@ -18,7 +18,7 @@ from megatron_hyena.checkpoint.exchange.mapping import (
 from megatron_hyena.checkpoint.exchange.origin import Origin, make_origin, with_stored
 from megatron_hyena.checkpoint.exchange.rope import Rope, stored_rope
 from megatron_hyena.checkpoint.exchange.settings import Settings
-from megatron_hyena.checkpoint.exchange.tensors import Tensors
+from megatron_hyena.checkpoint.exchange.tensors import MappedFile, Tensors
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
 from megatron_hyena.config import HyenaGLTConfig
 
@@ -26,6 +26,20 @@ FINE = ("poles", "log_poles", "residues", "inv_freq")
 """Tensors that stay in fp32 whatever the dtype of the file, as these programs keep them."""
 TOKENS = 512
 """Ids of the tokenizers of both programs."""
+
+
+def flat_tensors(path: Path, losses: Losses, scales: str | None = None) -> Tensors:
+    """Tensors of a flat .pt file; what else it holds is a loss.
+
+    Names that end in `scales` are those of FP8 passes: no weight needs them, and the user is told.
+    """
+    file = MappedFile(path, dict)
+    fp8 = [name for name in file.others if scales and name.endswith(scales)]
+    if fp8:
+        losses.tell(f"left out: the scales of FP8 passes ({len(fp8)}), which no weight needs")
+    if unknown := sorted(set(file.others) - set(fp8)):
+        losses.add("unused", f"what is no tensor in {path} ({some_of(unknown)})")
+    return file.tensors()
 
 
 def with_stored_rope(

@@ -157,7 +157,8 @@ def _from_shards(folder: Path) -> Tensors:
 class MappedFile:
     """A file of `torch.save`, mapped, and mapped anew whenever `KEPT_MAPPED` bytes were taken.
 
-    `find` gives the tensors by name in what `torch.load` returns.
+    `find` gives the tensors by name in what `torch.load` returns; `others` are names of what is
+    none.
     """
 
     def __init__(self, path: Path, find: Callable[[Any], Mapping[str, Any]]) -> None:
@@ -166,6 +167,7 @@ class MappedFile:
 
     def _open(self) -> dict[str, Tensor]:
         found = self.find(load_torch(self.path))
+        self.others = sorted(name for name, t in found.items() if not isinstance(t, Tensor))
         return {name: t for name, t in found.items() if isinstance(t, Tensor)}
 
     def tensors(self) -> Tensors:

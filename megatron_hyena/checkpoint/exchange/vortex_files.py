@@ -10,13 +10,13 @@ from megatron_hyena.checkpoint.exchange import vortex
 from megatron_hyena.checkpoint.exchange.blocks import Layout, table
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
+    flat_tensors,
     read_by,
     vocabulary_note,
     with_stored_rope,
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings, settings_text
-from megatron_hyena.checkpoint.exchange.tensors import from_torch
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
 from megatron_hyena.checkpoint.exchange.writing import write_torch
 from megatron_hyena.config import HyenaGLTConfig
@@ -39,7 +39,7 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
         UserError: file or settings are missing or damaged, or no model of ours is that.
     """
     settings = read_settings(settings_file or settings_beside(path))
-    theirs = from_torch(path)
+    theirs = flat_tensors(path, losses, "._extra_state")
     config = vortex.read_config(settings, losses)
     config = with_stored_rope(config, vortex.read_rope(settings), theirs, losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds

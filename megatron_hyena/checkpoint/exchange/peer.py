@@ -42,14 +42,30 @@ def flat_tensors(path: Path, losses: Losses, scales: str | None = None) -> Tenso
     return file.tensors()
 
 
-def with_stored_rope(
-    config: HyenaGLTConfig, said: Rope, theirs: Tensors, losses: Losses
-) -> HyenaGLTConfig:
-    """`config` with the RoPE that the stored frequencies have, which these programs use."""
+def told_by(theirs: Tensors, config: HyenaGLTConfig, said: Rope, losses: Losses) -> HyenaGLTConfig:
+    """`config` as the tensors have it: RoPE of the stored frequencies, which these programs use.
+
+    Without MLPs, where all of them are zeros behind norms of ones.
+    """
     names = [name for name in theirs if name.endswith("rotary_emb.inv_freq")]
     rope = stored_rope({name: theirs[name] for name in names}, said, losses)
     return dataclasses.replace(
-        config, rope_base=rope.base, rope_scaling=rope.scaling, rope_bf16=rope.rounded
+        config,
+        rope_base=rope.base,
+        rope_scaling=rope.scaling,
+        rope_bf16=rope.rounded,
+        ffn_hidden_size=-1 if _idle(theirs) else config.ffn_hidden_size,
+    )
+
+
+def _idle(theirs: Tensors) -> bool:
+    """Whether no MLP does anything; reads as many as it takes to know."""
+    inside = [name for name in theirs if ".mlp.l" in name]
+    norms = [name for name in theirs if name.endswith("post_norm.scale")]
+    return (
+        bool(inside)
+        and not any(bool(theirs[name].any()) for name in inside)
+        and all(bool((theirs[name] == 1).all()) for name in norms)
     )
 
 
@@ -89,11 +105,15 @@ def written_by(
     return theirs, notes
 
 
-def vocabulary_note(config: HyenaGLTConfig, program: str) -> list[str]:
-    """What a vocabulary of another size than the programs' own means for their users."""
+def notes_on(config: HyenaGLTConfig, program: str) -> list[str]:
+    """What users should know of a model without MLPs or of another vocabulary than `TOKENS`."""
+    notes = []
+    if not config.ffn:
+        notes.append("blocks without an MLP are written with one of zeros, which changes nothing")
     if config.vocab_size == TOKENS:
-        return []
+        return notes
     return [
+        *notes,
         f"model.vocab_size={config.vocab_size}: {program} reads and scores with it, but its own "
-        f"tokenizer has {TOKENS} ids, so it generates only with model.vocab_size={TOKENS}"
+        f"tokenizer has {TOKENS} ids, so it generates only with model.vocab_size={TOKENS}",
     ]

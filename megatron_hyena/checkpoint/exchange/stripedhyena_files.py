@@ -16,9 +16,9 @@ from megatron_hyena.checkpoint.exchange.blocks import table
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
     flat_tensors,
+    notes_on,
     read_by,
-    vocabulary_note,
-    with_stored_rope,
+    told_by,
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings, settings_text
@@ -51,7 +51,7 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
         settings = read_settings(settings_file or settings_beside(path))
         theirs = flat_tensors(path, losses)
     config = stripedhyena.read_config(settings, theirs)
-    config = with_stored_rope(config, stripedhyena.read_rope(settings), theirs, losses)
+    config = told_by(theirs, config, stripedhyena.read_rope(settings), losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds
     stored = stripedhyena.filters(settings, config.hidden_size)
     layout = stripedhyena.read_layout(settings, copied)
@@ -90,7 +90,7 @@ def write(
         _write_file(theirs, path, settings_text(values), losses)
     else:
         _write_folder(theirs, path, settings_text(values), losses, shard_bytes)
-    return notes + vocabulary_note(config, "Evo 1's program")
+    return notes + notes_on(config, "Evo 1's program")
 
 
 def _write_file(theirs: Tensors, path: Path, settings: str, losses: Losses) -> None:

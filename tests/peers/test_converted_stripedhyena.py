@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models() -> dict[str, HyenaGLT]:
     plain = of_evo1(pattern="ALL", li_poles="real", li_modes=16, projection_bias=False,
-                    tie_embeddings=False, rope_scaling=4.0)  # fmt: skip
+                    tie_embeddings=False, rope_scaling=4.0, ffn_hidden_size=-1)  # fmt: skip
     return {
         "random": random_model(of_evo1()),
         "plain": random_model(plain),

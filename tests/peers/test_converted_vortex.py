@@ -63,7 +63,12 @@ def models() -> dict[str, HyenaGLT]:
         pattern="LSAM", projection_bias=True, tie_embeddings=False, rope_scaling=4.0, rope_base=1e6,
         mlp_activation="silu",
     )  # fmt: skip
-    return {"random": random_model(biased), "trained": trained_model(of_evo2())}
+    bare = of_evo2(ffn_hidden_size=-1, mlp_activation="gelu")
+    return {
+        "random": random_model(biased),
+        "trained": trained_model(of_evo2()),
+        "bare": random_model(bare),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def answers(models: dict[str, HyenaGLT], folder: Path) -> Arrays:
     return run_in_peer("converted_cases", folder / "peer", settings, {"ids": IDS})
 
 
-@pytest.mark.parametrize("name", ["random", "trained"])
+@pytest.mark.parametrize("name", ["random", "trained", "bare"])
 def test_ours_give_the_same_logits_in_vortex(
     models: dict[str, HyenaGLT], answers: Arrays, name: str
 ) -> None:

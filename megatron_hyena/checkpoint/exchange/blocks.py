@@ -35,6 +35,10 @@ Modes = Callable[[str], list[Entry]]
 """Entries of the modes of an L layer, of the block's prefix such as `blocks.3.`."""
 
 
+IDLE_MLP = 16
+"""Inner width of MLPs of zeros, which these programs have where our blocks have none."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a file lays out what the architecture leaves open.
@@ -45,6 +49,7 @@ class Layout:
         se_groups, mr_groups: filters of S and M that are stored.
         projection_bias, featurizer_bias, output_bias: what is stored.
         unembed: a copy of the embedding of a tied model is stored.
+        idle_mlp: inner width of the MLPs of zeros that stand for none.
     """
 
     se_groups: int = 1
@@ -55,6 +60,7 @@ class Layout:
     featurizer_bias: bool = False
     output_bias: bool = True
     unembed: bool = False
+    idle_mlp: int = IDLE_MLP
 
 
 def table(config: HyenaGLTConfig, layout: Layout, modes: Modes) -> list[Entry]:
@@ -113,13 +119,13 @@ class Block:
         if in_file and in_model:
             return [self.entry(ours, theirs, form)]
         if in_file:
-            return [
-                Entry((), (self.at + theirs,), Form(lambda: (torch.zeros(rows),), lambda _: ()))
-            ]
+            return [Entry((), (self.at + theirs,), constant(torch.zeros(rows)))]
         return [Entry((self.at + ours,), (), zeros(rows))] if in_model else []
 
     def around(self) -> list[Entry]:
         """Norms and MLP."""
+        if not self.config.ffn:
+            return [self.entry("mixer_norm.weight", "pre_norm.scale"), *self.idle()]
         halves = (f"{self.at}mlp.l1.weight", f"{self.at}mlp.l2.weight")
         return [
             self.entry("mixer_norm.weight", "pre_norm.scale"),
@@ -127,6 +133,17 @@ class Block:
             Entry((f"{self.at}mlp.gate_value",), halves, HALVES),
             self.entry("mlp.output", "mlp.l3.weight"),
         ]
+
+    def idle(self) -> list[Entry]:
+        """An MLP of zeros, and its norm: nothing of ours."""
+        wide, width = self.layout.idle_mlp, self.width
+        made = {
+            "post_norm.scale": torch.ones(width),
+            "mlp.l1.weight": torch.zeros(wide, width),
+            "mlp.l2.weight": torch.zeros(wide, width),
+            "mlp.l3.weight": torch.zeros(width, wide),
+        }
+        return [Entry((), (self.at + name,), constant(t)) for name, t in made.items()]
 
     def hyena(self) -> list[Entry]:
         """Projection, featurizer and output."""
@@ -181,6 +198,11 @@ class Block:
                 config.projection_bias,
             ),
         ]
+
+
+def constant(tensor: Tensor) -> Form:
+    """Theirs where we have nothing."""
+    return Form(lambda: (tensor,), lambda _: ())
 
 
 def row_order(config: HyenaGLTConfig, layout: Layout) -> Form:

@@ -36,7 +36,7 @@ def fit(config: HyenaGLTConfig, can: Abilities, losses: Losses) -> HyenaGLTConfi
     All these formats have eps outside the root of RMSNorm and no merging or types.
 
     Raises:
-        UserError: a layer that nothing could stand for, a model that is not causal or has no MLP.
+        UserError: a layer that nothing could stand for, or a model that is not causal.
     """
     pattern = _pattern(config, can, losses)
     _insist(config, pattern, can, losses)
@@ -108,9 +108,4 @@ def _insist(config: HyenaGLTConfig, pattern: str, can: Abilities, losses: Losses
         raise UserError(
             f"{losses.target} has no model that sees both sides (model.causal=false); use "
             "--to native"
-        )
-    if not config.ffn:
-        raise UserError(
-            f"{losses.target} has no block without an MLP (model.ffn_hidden_size=-1); use --to "
-            "hf or native"
         )

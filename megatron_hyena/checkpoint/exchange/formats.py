@@ -96,7 +96,7 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     assert write is not None, to
     notes = write(weights, output, losses, options)
     losses.check()
-    return Converted(weights.where, name, [*weights.notes, *notes, *losses.lines()])
+    return Converted(weights.where, name, [*notes, *losses.lines()])
 
 
 def recognise(path: Path) -> str:

@@ -52,6 +52,7 @@ class Losses:
     def __init__(self, target: str, allowed: Iterable[str] = ()) -> None:
         self.target, self.allowed = target, frozenset(allowed)
         self.found: list[Loss] = []
+        self.told: list[str] = []
         for name in sorted(self.allowed - NAMES.keys()):
             near = difflib.get_close_matches(name, NAMES, n=1)
             raise UserError(
@@ -63,6 +64,10 @@ class Losses:
         """`what` would be lost: a phrase with the setting or tensor, and its fix."""
         assert name in NAMES, name
         self.found.append(Loss(name, what))
+
+    def tell(self, what: str) -> None:
+        """Something left out that the model does not need; the user is told."""
+        self.told.append(what)
 
     def check(self) -> None:
         """Raise one `UserError` that names everything found and not allowed."""
@@ -76,8 +81,9 @@ class Losses:
         )
 
     def lines(self) -> list[str]:
-        """What was lost with leave, one line each."""
-        return [f"lost ({loss.name}): {loss.what}; {NAMES[loss.name]}" for loss in self.found]
+        """What was left out or lost with leave, one line each."""
+        lost = [f"lost ({loss.name}): {loss.what}; {NAMES[loss.name]}" for loss in self.found]
+        return self.told + lost
 
     def write(self, path: Path) -> None:
         """Write what was lost to `path`; remove what an earlier conversion left there."""

@@ -15,7 +15,7 @@ import torch
 from megatron_hyena.checkpoint.exchange.fitting import Abilities, fit
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.rope import Rope
-from megatron_hyena.checkpoint.exchange.savanna_table import Layout
+from megatron_hyena.checkpoint.exchange.savanna_table import Layout, least_inner
 from megatron_hyena.checkpoint.exchange.settings import Settings
 from megatron_hyena.checkpoint.exchange.tensors import Tensors
 from megatron_hyena.config import HyenaGLTConfig
@@ -268,6 +268,7 @@ class Sizes:
             li_groups=long[0] if long else 1,
             se_bias=self._se_bias(),
             split=0 if interleaved else ranks,
+            idle_mlp=self.of("sequential.2.mlp.w1.weight")[0],
         )
 
     def _se_bias(self) -> int:
@@ -310,8 +311,8 @@ def fitted(config: HyenaGLTConfig, losses: Losses) -> HyenaGLTConfig:
     """
     found = fit(dataclasses.replace(config, norm_eps_outside=True), CAN, losses)
     found = dataclasses.replace(found, norm_eps_outside=config.norm_eps_outside)
-    least = int(2 * config.hidden_size * 4 / 3)
-    if config.ffn < least:
+    least = least_inner(config)
+    if 0 < config.ffn < least:
         raise UserError(
             f"{NAME} makes MLPs of {least} channels or more, not the {config.ffn} of "
             "model.ffn_hidden_size; use --to hf or native"
@@ -342,7 +343,7 @@ def settings_of(config: HyenaGLTConfig, layout: Layout, ranks: int, stage: int) 
         "seq_length": layout.length,
         "max_position_embeddings": layout.length,
         "make_vocab_size_divisible_by": max(1, config.vocab_size // ranks),
-        "make_gated_mlp_multiple_of": _multiple(config),
+        "make_gated_mlp_multiple_of": _multiple(config, config.ffn or layout.idle_mlp),
         "operator-config": [[[operators[sign]], 1] for sign in config.signs],
         "num_groups_hyena": layout.li_groups,
         "num_groups_hyena_short": layout.se_groups,
@@ -375,10 +376,9 @@ def settings_of(config: HyenaGLTConfig, layout: Layout, ranks: int, stage: int) 
     }
 
 
-def _multiple(config: HyenaGLTConfig) -> int:
-    """Of which savanna's rounding of 8/3 of the width makes the MLP's width."""
-    least = int(2 * config.hidden_size * 4 / 3)
+def _multiple(config: HyenaGLTConfig, inner: int) -> int:
+    """Of which savanna's rounding of 8/3 of the width makes the MLP's inner width."""
     for multiple in (64, 128, 16):
-        if -(-least // multiple) * multiple == config.ffn:
+        if -(-least_inner(config) // multiple) * multiple == inner:
             return multiple
-    return config.ffn
+    return inner

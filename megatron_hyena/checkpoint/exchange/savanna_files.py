@@ -12,7 +12,7 @@ Optimizer moments are not written: savanna goes on from such a folder with `fine
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from megatron_hyena.checkpoint.exchange import savanna
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
+    notes_on,
     read_by,
-    vocabulary_note,
-    with_stored_rope,
+    told_by,
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.rows import is_shared
@@ -81,23 +81,21 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
     shards = read_shards(path, losses)
     config, layout = savanna.read_config(settings, shards.tensors, shards.ranks)
     said = savanna.read_rope(settings, config.pattern)
-    config = with_stored_rope(config, said, shards.tensors, losses)
+    config = told_by(shards.tensors, config, said, losses)
     kept = asdict(layout) | {"ranks": shards.ranks, "stage": shards.stage}
     settings = Settings(settings.values | {FOLDER: kept}, settings.where)
     entries = table(config, layout)
-    weights = read_by(entries, shards.tensors, config, savanna.NAME, settings, path, losses)
-    return replace(weights, notes=(*weights.notes, *_coarse(shards)))
+    _tell_coarse(shards, losses)
+    return read_by(entries, shards.tensors, config, savanna.NAME, settings, path, losses)
 
 
-def _coarse(shards: Shards) -> list[str]:
-    """A note where parameters are not the optimizer's."""
-    coarse = [n for n, kind in shards.tensors.kinds.items() if kind.dtype == torch.bfloat16]
-    if not coarse:
-        return []
-    return [
-        f"{len(coarse)} tensors are the modules' own, in bf16: the files with the optimizer's fp32 "
-        "parameters are not there"
-    ]
+def _tell_coarse(shards: Shards, losses: Losses) -> None:
+    """Tell where parameters are not the optimizer's."""
+    if coarse := [n for n, kind in shards.tensors.kinds.items() if kind.dtype == torch.bfloat16]:
+        losses.tell(
+            f"{len(coarse)} tensors are the modules' own, in bf16: the files with the optimizer's "
+            "fp32 parameters are not there"
+        )
 
 
 def _settings_inside(path: Path) -> Path:
@@ -161,14 +159,14 @@ def write(
         losses.write(building / LOSSY)
     if config.se_skip:
         notes.append("conv_bias of S (model.se_skip) is BioNeMo's; savanna's own S has none")
-    return notes + vocabulary_note(config, "Evo 2's program")
+    return notes + notes_on(config, "Evo 2's program")
 
 
 def _check_ranks(config: HyenaGLTConfig, ranks: Ranks) -> None:
     sizes = {
         "model.vocab_size": config.vocab_size,
         "model.num_heads": config.num_heads,
-        "the width of the MLP": config.ffn,
+        "the width of the MLP": config.ffn or plain_layout(config).idle_mlp,
         "the filter groups": config.groups,
     }
     for name, size in sizes.items():

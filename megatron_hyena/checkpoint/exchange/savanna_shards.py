@@ -30,6 +30,8 @@ PART = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
 OPTIMIZER = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 WHOLE_NAME = "mp_rank_{:02d}_model_states.pt"
 PART_NAME = "zero_pp_rank_0_mp_rank_{:02d}_model_states.pt"
+SCALES = "_extra_state"
+"""End of the names of Transformer Engine's FP8 scales."""
 ROWS = (
     "word_embeddings.weight",
     "final_linear.weight",
@@ -131,8 +133,11 @@ def _tensor_ranks(folder: Path, found: set[tuple[int, ...]], any_file: Path, nam
 
 
 def _name_others(path: Path, taken: Tensors, losses: Losses) -> None:
-    """Whatever a module keeps that is no tensor of the model, such as FP8 states, is a loss."""
-    if others := sorted(_state(path)["module"].keys() - taken.kinds.keys()):
+    """Whatever a module keeps that is no tensor of the model is a loss, but for FP8 scales."""
+    names = sorted(_state(path)["module"])
+    if scales := [name for name in names if name.endswith(SCALES)]:
+        losses.tell(f"left out: the scales of FP8 passes ({len(scales)}), which no weight needs")
+    if others := [n for n in names if n not in taken.kinds and not n.endswith(SCALES)]:
         losses.add("unused", f"{len(others)} states of {path} ({some_of(others)})")
 
 
@@ -154,7 +159,7 @@ def _data_ranks(files: Mapping[tuple[int, ...], Path], rank: int) -> dict[int, P
 
 def _of_zero_1(path: Path, optimizer: dict[int, Path]) -> Tensors:
     state = _state(path)
-    module = MappedFile(path, lambda found: found["module"], load_inert).tensors()
+    module = _module(path)
     if not optimizer or not state.get("param_shapes"):
         return module
     name = f"zero_pp_rank_{{}}_{path.name.replace('_model_', '_optim_')}"
@@ -213,7 +218,7 @@ def _of_zero_3(
         folder, {(data,) for data in flats}, f"bf16_zero_pp_rank_{{}}_{tail}_optim_states.pt", count
     )
     state = _state(own[0])
-    buffers = MappedFile(own[0], lambda found: found["module"], load_inert).tensors()
+    buffers = _module(own[0])
     parts = [_flat(flats[data], "fp32_flat_groups") for data in range(count)]
     loads: dict[str, Callable[[], Tensor]] = {}
     kinds: dict[str, Kind] = {}
@@ -288,6 +293,15 @@ def _flat(path: Path, key: str) -> Tensors:
         if any(any(one) for one in state.get("param_alignment_paddings") or []):
             raise UserError(f"{path}: pads every parameter, which this program cannot take apart")
         return {str(number): group.reshape(-1) for number, group in enumerate(groups)}
+
+    return MappedFile(path, find, load_inert).tensors()
+
+
+def _module(path: Path) -> Tensors:
+    """Tensors of a file of model states, without FP8 scales."""
+
+    def find(found: Any) -> dict[str, Any]:
+        return {n: t for n, t in found["module"].items() if not n.endswith(SCALES)}
 
     return MappedFile(path, find, load_inert).tensors()
 

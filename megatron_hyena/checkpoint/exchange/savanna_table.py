@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_hyena.checkpoint.exchange.blocks import frequencies
+from megatron_hyena.checkpoint.exchange.blocks import constant, frequencies
 from megatron_hyena.checkpoint.exchange.mapping import COLUMN, HALVES, SAME, Entry, Form, then
 from megatron_hyena.checkpoint.exchange.rows import shared, split_by_head
 from megatron_hyena.config import HyenaGLTConfig
@@ -36,6 +36,7 @@ class Layout:
         se_groups, mr_groups, li_groups: filters of S, M and L that are stored.
         se_bias: numbers of an S layer's `conv_bias`; 0 for none.
         split: tensor ranks of a run without interleaved projections; 0: interleaved.
+        idle_mlp: inner width of the MLPs of zeros that stand for none.
     """
 
     norm: str
@@ -48,6 +49,7 @@ class Layout:
     li_groups: int
     se_bias: int
     split: int
+    idle_mlp: int
 
 
 def plain_layout(config: HyenaGLTConfig) -> Layout:
@@ -63,7 +65,13 @@ def plain_layout(config: HyenaGLTConfig) -> Layout:
         li_groups=config.hidden_size,
         se_bias=config.hidden_size if config.se_skip else 0,
         split=0,
+        idle_mlp=-(-least_inner(config) // 64) * 64,
     )
+
+
+def least_inner(config: HyenaGLTConfig) -> int:
+    """Inner width of the narrowest MLP that savanna makes: 8/3 of the width."""
+    return int(2 * config.hidden_size * 4 / 3)
 
 
 def table(config: HyenaGLTConfig, layout: Layout) -> list[Entry]:
@@ -99,16 +107,32 @@ class Block:
 
     def around(self) -> list[Entry]:
         """Norms, MLP and output."""
-        norm, at = self.layout.norm, self.theirs
-        halves = (f"{at}mlp.w1.weight", f"{at}mlp.w2.weight")
         return [
-            self.entry("mixer_norm.weight", f"input_layernorm.{norm}"),
-            self.entry("mlp_norm.weight", f"pre_mlp_layernorm.{norm}"),
-            Entry((f"{self.ours}mlp.gate_value",), halves, HALVES),
-            self.entry("mlp.output", "mlp.w3.weight"),
+            self.entry("mixer_norm.weight", f"input_layernorm.{self.layout.norm}"),
             self.entry("mixer.output", "mixer.dense.weight"),
             self.entry("mixer.bias", "mixer.dense.bias"),
+            *(self.mlp() if self.config.ffn else self.idle()),
         ]
+
+    def mlp(self) -> list[Entry]:
+        """MLP and its norm."""
+        halves = (f"{self.theirs}mlp.w1.weight", f"{self.theirs}mlp.w2.weight")
+        return [
+            self.entry("mlp_norm.weight", f"pre_mlp_layernorm.{self.layout.norm}"),
+            Entry((f"{self.ours}mlp.gate_value",), halves, HALVES),
+            self.entry("mlp.output", "mlp.w3.weight"),
+        ]
+
+    def idle(self) -> list[Entry]:
+        """An MLP of zeros, and its norm: nothing of ours."""
+        inner, width = self.layout.idle_mlp, self.config.hidden_size
+        made = {
+            f"pre_mlp_layernorm.{self.layout.norm}": torch.ones(width),
+            "mlp.w1.weight": torch.zeros(inner, width),
+            "mlp.w2.weight": torch.zeros(inner, width),
+            "mlp.w3.weight": torch.zeros(width, inner),
+        }
+        return [Entry((), (self.theirs + name,), constant(t)) for name, t in made.items()]
 
     def attention(self) -> list[Entry]:
         """Projection, and the frequencies of RoPE, which the settings tell."""

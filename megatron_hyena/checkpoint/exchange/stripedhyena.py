@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from megatron_hyena.checkpoint.exchange.blocks import Layout, Modes
+from megatron_hyena.checkpoint.exchange.blocks import IDLE_MLP, Layout, Modes
 from megatron_hyena.checkpoint.exchange.fitting import Abilities, fit
 from megatron_hyena.checkpoint.exchange.hyena_forms import poles, residues
 from megatron_hyena.checkpoint.exchange.lossy import Losses
@@ -101,6 +101,7 @@ def read_layout(settings: Settings, unembed: bool) -> Layout:
         projection_bias=True,
         featurizer_bias=True,
         unembed=unembed,
+        idle_mlp=inner_size(settings),
     )
 
 
@@ -156,7 +157,7 @@ def settings_of(config: HyenaGLTConfig, stored: int) -> dict[str, Any]:
         "rotary_emb_base": config.rope_base,
         "use_interpolated_rotary_pos_emb": scaled,
         "rotary_emb_scaling_factor": config.rope_scaling,
-        "inner_mlp_size": config.ffn,
+        "inner_mlp_size": config.ffn or IDLE_MLP,
         "hyena_filter_groups": config.hidden_size // stored,
         "column_split_hyena": True,
         "mlp_activation": config.mlp_activation,

@@ -15,13 +15,14 @@ from megatron_hyena.checkpoint.exchange import stripedhyena
 from megatron_hyena.checkpoint.exchange.blocks import table
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
+    flat_tensors,
+    notes_on,
     read_by,
-    vocabulary_note,
-    with_stored_rope,
+    told_by,
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings, settings_text
-from megatron_hyena.checkpoint.exchange.tensors import Tensors, from_safetensors, from_torch
+from megatron_hyena.checkpoint.exchange.tensors import Tensors, from_safetensors
 from megatron_hyena.checkpoint.exchange.vortex_files import settings_beside
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
 from megatron_hyena.checkpoint.exchange.writing import write_torch
@@ -48,9 +49,9 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
         theirs = from_safetensors(path).renamed(lambda name: name.removeprefix(PREFIX))
     else:
         settings = read_settings(settings_file or settings_beside(path))
-        theirs = from_torch(path)
+        theirs = flat_tensors(path, losses)
     config = stripedhyena.read_config(settings, theirs)
-    config = with_stored_rope(config, stripedhyena.read_rope(settings), theirs, losses)
+    config = told_by(theirs, config, stripedhyena.read_rope(settings), losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds
     stored = stripedhyena.filters(settings, config.hidden_size)
     layout = stripedhyena.read_layout(settings, copied)
@@ -89,7 +90,7 @@ def write(
         _write_file(theirs, path, settings_text(values), losses)
     else:
         _write_folder(theirs, path, settings_text(values), losses, shard_bytes)
-    return notes + vocabulary_note(config, "Evo 1's program")
+    return notes + notes_on(config, "Evo 1's program")
 
 
 def _write_file(theirs: Tensors, path: Path, settings: str, losses: Losses) -> None:

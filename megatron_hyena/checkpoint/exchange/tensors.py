@@ -157,7 +157,7 @@ def _from_shards(folder: Path) -> Tensors:
 class MappedFile:
     """A file of `torch.save`, mapped, and mapped anew whenever `KEPT_MAPPED` bytes were taken.
 
-    `find` gives the tensors by name in what `load` returns.
+    `find` gives the tensors by name in what `load` returns; `others` are names of what is none.
     """
 
     def __init__(
@@ -171,6 +171,7 @@ class MappedFile:
 
     def _open(self) -> dict[str, Tensor]:
         found = self.find(self.load(self.path))
+        self.others = sorted(name for name, t in found.items() if not isinstance(t, Tensor))
         return {name: t for name, t in found.items() if isinstance(t, Tensor)}
 
     def tensors(self) -> Tensors:

@@ -129,6 +129,7 @@ def read_layout(settings: Settings, unembed: bool) -> Layout:
         bool(settings.get("short_filter_bias", False)),
         bool(settings.get("hyena_out_proj_bias")),
         unembed,
+        inner_size(settings),
     )
 
 
@@ -205,7 +206,7 @@ def settings_of(config: HyenaGLTConfig, layout: Layout) -> dict[str, Any]:
         "rotary_emb_base": config.rope_base,
         "use_interpolated_rotary_pos_emb": scaled,
         "rotary_emb_scaling_factor": config.rope_scaling,
-        "inner_mlp_size": config.ffn,
+        "inner_mlp_size": config.ffn or layout.idle_mlp,
         "column_split_hyena": layout.rows == "by head",
         "column_split": layout.qkv_by_head,
         "interleave": layout.rows == "interleaved",

@@ -10,13 +10,13 @@ from megatron_hyena.checkpoint.exchange import vortex
 from megatron_hyena.checkpoint.exchange.blocks import Layout, table
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
+    flat_tensors,
+    notes_on,
     read_by,
-    vocabulary_note,
-    with_stored_rope,
+    told_by,
     written_by,
 )
 from megatron_hyena.checkpoint.exchange.settings import Settings, read_settings, settings_text
-from megatron_hyena.checkpoint.exchange.tensors import from_torch
 from megatron_hyena.checkpoint.exchange.weights import Weights, expected
 from megatron_hyena.checkpoint.exchange.writing import write_torch
 from megatron_hyena.config import HyenaGLTConfig
@@ -39,9 +39,9 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
         UserError: file or settings are missing or damaged, or no model of ours is that.
     """
     settings = read_settings(settings_file or settings_beside(path))
-    theirs = from_torch(path)
+    theirs = flat_tensors(path, losses, "._extra_state")
     config = vortex.read_config(settings, losses)
-    config = with_stored_rope(config, vortex.read_rope(settings), theirs, losses)
+    config = told_by(theirs, config, vortex.read_rope(settings), losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds
     layout = vortex.read_layout(settings, copied)
     entries = table(config, layout, vortex.modes)
@@ -73,7 +73,7 @@ def write(
         write_torch(pt, theirs)
         yml.write_text(settings_text(values), encoding="utf-8")
     losses.write(lost)
-    return notes + vocabulary_note(config, "Evo 2's program")
+    return notes + notes_on(config, "Evo 2's program")
 
 
 def _settings(

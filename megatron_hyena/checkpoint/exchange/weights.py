@@ -26,7 +26,6 @@ class Weights:
         where: the file or folder, for messages.
         origin: what it was made from, if it was not trained here.
         about: what its run says of it, for a model card.
-        notes: what the user should know of the way it was read.
     """
 
     config: HyenaGLTConfig
@@ -34,7 +33,6 @@ class Weights:
     where: Path
     origin: Origin | None = None
     about: Described | None = None
-    notes: tuple[str, ...] = ()
 
     def check(self) -> Weights:
         """Itself; raises `UserError` where its tensors are not those of its configuration."""

@@ -28,7 +28,6 @@ CANNOT: list[tuple[str, HyenaGLTConfig, str]] = [
     ("vortex", of_evo2(pattern="SH", max_sequence_length=64), "no layer like H"),
     ("stripedhyena", of_evo1(pattern="SL"), "no layer like S"),
     ("vortex", of_evo2(causal=False), "sees both sides"),
-    ("vortex", of_evo2(ffn_hidden_size=-1), "without an MLP"),
     ("vortex", of_evo2(se_filter_length=128), "model.se_filter_length below 128, not 128"),
     ("vortex", of_evo2(mr_filter_length=64), "model.mr_filter_length at least 128, not 64"),
 ]

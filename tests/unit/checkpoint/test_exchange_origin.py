@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,10 @@ def test_a_dtype_asked_for_is_given_but_for_modes(
 
 def test_ours_come_back_exactly(tmp_path: Path) -> None:
     """Without an origin too: what the format can say bit by bit."""
-    for config, to in ((of_evo2(mr_decay="none"), "vortex"), (of_evo1(), "stripedhyena")):
-        folder = tmp_path / to
+    cases = [(of_evo2(mr_decay="none"), "vortex"), (of_evo1(), "stripedhyena")]
+    cases += [(replace(config, ffn_hidden_size=-1), to) for config, to in cases]
+    for number, (config, to) in enumerate(cases):
+        folder = tmp_path / str(number)
         model = random_model(config)
         model.save_pretrained(folder / "ours")
         convert(folder / "ours", to, folder / "x.pt")

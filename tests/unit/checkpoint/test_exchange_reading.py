@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -55,7 +56,7 @@ def change_settings(file: Path, **changes: Any) -> None:
 
 def change_tensors(file: Path, **changes: Any) -> None:
     """`changes`: __ for a dot; None takes a tensor away, a function changes it."""
-    tensors: dict[str, Tensor] = torch.load(file)
+    tensors: dict[str, Any] = torch.load(file)
     for key, change in changes.items():
         name = key.replace("__", ".")
         if change is None:
@@ -150,6 +151,16 @@ def test_wrong_tensors_are_named(
 ) -> None:
     change_tensors(files / file, **changes)
     assert said in refused(files / file, capsys)
+
+
+def test_scales_of_fp8_passes_are_left_out_and_that_is_said(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_tensors(files / "two.pt", blocks__0__projections___extra_state=io.BytesIO(b"scales"))
+    convert(files / "two.pt", "native", files / "out")
+    assert "left out: the scales of FP8 passes (1)" in capsys.readouterr().out
+    torch.save(torch.load(files / "two.pt", weights_only=False) | {"x": 1}, files / "two.pt")
+    assert "what is no tensor in" in refused(files / "two.pt", capsys)
 
 
 def test_what_is_allowed_is_listed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

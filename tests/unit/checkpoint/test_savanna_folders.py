@@ -143,6 +143,25 @@ def test_modes_and_decays_stay_fp32_in_a_bf16_folder(stage: int, tmp_path: Path)
     assert torch.equal(row.float(), model.blocks[0].mlp.gate_value[:128].bfloat16().float())
 
 
+def test_blocks_without_an_mlp_have_one_of_zeros(tmp_path: Path) -> None:
+    config = HyenaGLTConfig(pattern="SA", hidden_size=32, num_heads=4, ffn_hidden_size=-1)
+    model = HyenaGLT(replace(config, vocab_size=64), seed=1)
+    model.save_pretrained(tmp_path / "ours")
+    done = convert(
+        tmp_path / "ours", "savanna", tmp_path / "theirs", Options(ranks=Ranks(tensor=2))
+    )
+    assert any("without an MLP" in note for note in done.notes)
+    settings = yaml.safe_load(
+        (tmp_path / "theirs" / "global_step0" / "configs" / "model.yml").read_text()
+    )
+    described = Model(pattern="SA", groups=2, outside=False, settings=settings)
+    expected = logits(described, stored(tmp_path / "theirs"), IDS)
+    convert(tmp_path / "theirs", "native", tmp_path / "back", Options())
+    again = HyenaGLT.from_pretrained(tmp_path / "back")
+    assert again.config.ffn == 0
+    assert close(again, expected) and close(model, expected)
+
+
 def test_our_models_become_savannas(tmp_path: Path) -> None:
     for number, config in enumerate(
         (

@@ -70,10 +70,18 @@ def test_states_that_are_no_tensors_of_the_model_are_named(stage: int, tmp_path:
     (path,) = (folder / "global_step7").glob("*_model_states.pt")
     state = load_inert(path)
     state["module"]["sequential.2.mixer.dense_projection._extra_state"] = io.BytesIO(b"fp8")
+    _replace(path, state)
+    done = convert(folder, "native", tmp_path / "fp8", Options())
+    assert any("scales of FP8 passes (1)" in note for note in done.notes)
+    state["module"]["sequential.2.counter"] = 7
+    _replace(path, state)
+    refused(folder, r"1 states of .*sequential.2.counter\).*--allow-lossy unused")
+    convert(folder, "native", tmp_path / "ours", Options(allow_lossy=("unused",)))
+
+
+def _replace(path: Path, state: object) -> None:
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
-    refused(folder, r"1 states of .*dense_projection._extra_state\).*--allow-lossy unused")
-    convert(folder, "native", tmp_path / "ours", Options(allow_lossy=("unused",)))
 
 
 def test_the_program_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,8 +105,7 @@ def test_copies_that_differ_are_a_loss_with_a_name(tmp_path: Path) -> None:
     state = load_inert(path)
     changed = state["module"]["sequential.2.mixer.dense.bias"] + 1
     state["module"]["sequential.2.mixer.dense.bias"] = changed
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
+    _replace(path, state)
     refused(folder, r"other copies \(sequential.2.mixer.dense.bias\).*--allow-lossy replicas")
     done = convert(folder, "native", tmp_path / "ours", Options(allow_lossy=("replicas",)))
     assert any("replicas" in note for note in done.notes)

@@ -87,6 +87,8 @@ class HyenaGLTConfig:
     """Base of the rotary position angles of `A` and `W`."""
     rope_scaling: float = 1.0
     """Positions are divided by this (linear interpolation, arXiv:2306.15595)."""
+    rope_bf16: bool = False
+    """RoPE's frequencies are rounded to bf16, as in published files of Evo 2."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMSNorm."""
     norm_eps_outside: bool = False

@@ -38,6 +38,24 @@ def atomic_folder(path: Path, *, marker: str, overwrite: bool) -> Iterator[Path]
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def atomic_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield hidden siblings of `paths` to write; rename them, in order, if the body succeeds.
+
+    Older files of these names are replaced.
+    """
+    hidden = tuple(path.with_name(f".{path.name}.partial") for path in paths)
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield hidden
+        for written, path in zip(hidden, paths, strict=True):
+            os.replace(written, path)
+    finally:
+        for path in hidden:
+            path.unlink(missing_ok=True)
+
+
 def check_replaceable(path: Path, *, marker: str, overwrite: bool) -> None:
     """Raise UserError where `path` exists and `atomic_folder` would not replace it."""
     if not path.exists():

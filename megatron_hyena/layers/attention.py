@@ -24,6 +24,7 @@ class Attention(Mixer):
     def __init__(self, config: HyenaGLTConfig, provider: Provider) -> None:
         super().__init__(config, provider)
         self.rope_base, self.rope_scaling = config.rope_base, config.rope_scaling
+        self.rope_bf16 = config.rope_bf16
         self.heads = config.num_heads // provider.size
         self.window: int | None = None
         self.projection = column_weight(config, 3 * config.hidden_size, provider.size)
@@ -43,8 +44,8 @@ class Attention(Mixer):
 
     def angles(self, place: Tensor, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the places for heads of qkv [..., head_dim]."""
-        dtype = compute_dtype(qkv)
-        return rotary_angles(place, qkv.shape[-1], self.rope_base, dtype, self.rope_scaling)
+        rope = self.rope_base, compute_dtype(qkv), self.rope_scaling, self.rope_bf16
+        return rotary_angles(place, qkv.shape[-1], *rope)
 
     def attend(self, qkv: Tensor, span: Span) -> Tensor:
         """Attention by the layer's exchange: qkv [l, B, heads, 3, head_dim] -> [l, B, heads, ..].

@@ -83,9 +83,12 @@ def cut_of(parameter: nn.Parameter) -> Cut:
 def initialise(module: nn.Module, seed: int, rank: int, size: int) -> None:
     """Fill every parameter of `module`: drawn whole, from (seed, name), then cut.
 
-    The full tensor does not depend on the layout, so neither does any weight.
+    The full tensor does not depend on the layout, so neither does any weight. On the meta device
+    there is nothing to fill.
     """
     for name, parameter in module.named_parameters():
+        if parameter.device.type == "meta":
+            continue
         cut = cut_of(parameter)
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -92,13 +92,8 @@ class HyenaMR(HyenaMixer):
 
     def decay(self, dtype: torch.dtype) -> Tensor:
         """exp(-r_g k / (K - 1)) of this rank's groups, [G / size, K]."""
-        device, taps = self.taps.device, self.taps.shape[1]
-        if self.slowest is None:
-            return torch.ones(self.taps.shape, device=device, dtype=dtype)
-        rates = torch.logspace(self.slowest, 2, self.groups, device=device, dtype=dtype)
-        rates = rates.chunk(self.provider.size)[self.provider.rank]
-        lags = torch.arange(taps, device=device, dtype=dtype) / max(taps - 1, 1)
-        return torch.exp(-rates[:, None] * lags)
+        whole = mr_decay(self.slowest, self.groups, self.taps.shape[1], dtype, self.taps.device)
+        return whole.chunk(self.provider.size)[self.provider.rank]
 
     def convolve(self, z_DBL: Tensor, channels: slice, documents: Documents | None) -> Tensor:
         """sum_k f[g, k] z[t - k] + skip z[t]."""
@@ -195,6 +190,21 @@ class HyenaLI(HyenaMixer):
     def stored_rows(config: HyenaGLTConfig) -> tuple[float, float]:
         """See `HyenaMixer.stored_rows`; also its skip's input and chunk states."""
         return 10, 1
+
+
+def mr_decay(
+    slowest: float | None,
+    groups: int,
+    taps: int,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The decay of `M`'s taps, [groups, taps]; `slowest` is log10 of a rate, None for none."""
+    if slowest is None:
+        return torch.ones(groups, taps, device=device, dtype=dtype)
+    rates = torch.logspace(slowest, 2, groups, device=device, dtype=dtype)
+    lags = torch.arange(taps, device=device, dtype=dtype) / max(taps - 1, 1)
+    return torch.exp(-rates[:, None] * lags)
 
 
 def _numbers(config: HyenaGLTConfig) -> int:

@@ -146,8 +146,7 @@ class HyenaGLT(nn.Module):
         tied = config.tie_embeddings
         self.head = Head(self.embedding.weight if tied else vocabulary_weight(config, ends))
         self.ends = ends
-        if self.embedding.weight.device.type != "meta":
-            initialise(self, seed, self.provider.rank, self.provider.size)
+        initialise(self, seed, self.provider.rank, self.provider.size)
 
     def stretch(self, whole_BL: Tensor, padding: float = 0) -> Tensor:
         """This rank's positions [B, l] of a tensor of whole sequences [B, L], padded if need be."""

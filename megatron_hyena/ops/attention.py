@@ -24,16 +24,32 @@ MASK_ELEMENTS = 1 << 26
 """Largest mask made where the keys begin before the queries; queries are taken in blocks."""
 
 
+def rotary_frequencies(
+    head_dim: int, base: float, rounded: bool = False, device: torch.device | None = None
+) -> Tensor:
+    """base^(-2i / head_dim), i = 0 .. head_dim / 2 - 1, fp64; `rounded` to bf16."""
+    i = torch.arange(0, head_dim, 2, device=device, dtype=torch.float64)
+    exact = base ** (-i / head_dim)
+    return exact.float().bfloat16().double() if rounded else exact
+
+
 def rotary_angles(
-    positions: Tensor, head_dim: int, base: float, dtype: torch.dtype, scaling: float = 1.0
+    positions: Tensor,
+    head_dim: int,
+    base: float,
+    dtype: torch.dtype,
+    scaling: float = 1.0,
+    rounded: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """cos and sin [..., L, head_dim / 2] of position / scaling * base^(-2i / head_dim), in `dtype`.
+
+    `rounded`: see `rotary_frequencies`.
 
     RoFormer (arXiv:2104.09864) in the NeoX layout. `positions` [..., L] are integers; angles are
     fp64, since fp32 knows those of a chromosome's end to a radian only.
     """
-    i = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64)
-    angles = positions[..., None].double() / scaling * base ** (-i / head_dim)
+    frequencies = rotary_frequencies(head_dim, base, rounded, positions.device)
+    angles = positions[..., None].double() / scaling * frequencies
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

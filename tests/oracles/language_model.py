@@ -51,7 +51,7 @@ def mixer(sign: str, x: Array, w: Weights, config: HyenaGLTConfig) -> Array:
     if sign not in "AW":
         raise KeyError(f"no equation is written out for {sign}; add its oracle")
     window = config.attention_window if sign == "W" else None
-    rope = config.rope_base, window, config.rope_scaling
+    rope = config.rope_base, window, config.rope_scaling, config.rope_bf16
     return operators.attention(x, w, config.num_heads, *rope)
 
 

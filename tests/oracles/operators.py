@@ -200,11 +200,15 @@ def genomic(x: Array, w: Weights, order: int, longest: int, score: Array | None 
     return leave(output_gate(y, x, w), w)
 
 
-def rotated(vector: Array, position: float, base: float) -> Array:
+def rotated(vector: Array, position: float, base: float, coarse: bool = False) -> Array:
     """RoPE: pair i is (vector[i], vector[i + d/2]), turned by position * base^(-2i/d)."""
     out, half = np.empty_like(vector), len(vector) // 2
     for i in range(half):
-        angle = position * base ** (-2 * i / len(vector))
+        frequency = base ** (-2 * i / len(vector))
+        if coarse:
+            mantissa, exponent = math.frexp(frequency)
+            frequency = round(mantissa * 256) / 256 * 2**exponent
+        angle = position * frequency
         a, b = vector[i], vector[i + half]
         out[i] = a * math.cos(angle) - b * math.sin(angle)
         out[i + half] = b * math.cos(angle) + a * math.sin(angle)
@@ -212,11 +216,17 @@ def rotated(vector: Array, position: float, base: float) -> Array:
 
 
 def attention(
-    x: Array, w: Weights, heads: int, base: float, window: int | None, scaling: float = 1.0
+    x: Array,
+    w: Weights,
+    heads: int,
+    base: float,
+    window: int | None,
+    scaling: float = 1.0,
+    coarse: bool = False,
 ) -> Array:
     """Softmax attention to the last `window` positions (all before, if None), RoPE of t / scaling.
 
-    With the projection's bias, if any.
+    With the projection's bias, if any; `coarse`: RoPE's frequencies have 8 significant bits.
     """
     length, batch, width = x.shape
     dim = width // heads
@@ -227,8 +237,8 @@ def attention(
             projected = x[:, b] @ w["projection"][held].T
             projected += w.get("projection_bias", np.zeros(3 * width))[held]
             q, k, v = np.split(projected, 3, axis=1)
-            q = np.stack([rotated(q[t], t / scaling, base) for t in range(length)])
-            k = np.stack([rotated(k[t], t / scaling, base) for t in range(length)])
+            q = np.stack([rotated(q[t], t / scaling, base, coarse) for t in range(length)])
+            k = np.stack([rotated(k[t], t / scaling, base, coarse) for t in range(length)])
             for t in range(length):
                 first = 0 if window is None else max(0, t - window + 1)
                 scores = [q[t] @ k[s] / math.sqrt(dim) for s in range(first, t + 1)]

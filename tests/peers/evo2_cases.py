@@ -16,7 +16,9 @@ NAME = "evo2_7b_base"  # one of the package's own; its YAML is replaced by ours
 
 
 def main(settings: dict[str, Any], inputs: Arrays) -> Arrays:
-    """What `Evo2` says of a file of `weights.NAME`, else of random ones, which it returns too.
+    """What `Evo2` says of `settings["path"]`, or a file of `weights.NAME`, else of random ones.
+
+    Those not from a path are returned too.
 
     In the precision that it chooses, mostly bf16: logits of `ids` [B, L] (`bf16`). Then in fp32:
     `logits`, what layer 0 hands on, the mean log-likelihood of each of `settings["texts"]`, and the
@@ -26,10 +28,14 @@ def main(settings: dict[str, Any], inputs: Arrays) -> Arrays:
     import evo2.models
 
     evo2.models.CONFIG_MAP[NAME] = write_as_resource(settings["config"], "evo2")
-    _, file = build(settings["config"], inputs)
-    torch.save(file, "model.pt")
+    path = settings.get("path")
+    file: dict[str, torch.Tensor] = {}
+    if path is None:
+        _, file = build(settings["config"], inputs)
+        path = "model.pt"
+        torch.save(file, path)
 
-    model = evo2.Evo2(NAME, local_path="model.pt")
+    model = evo2.Evo2(NAME, local_path=path)
     dtypes = {f"dtype.{n}": np.asarray(str(t.dtype)) for n, t in model.model.state_dict().items()}
     ids = torch.from_numpy(inputs["ids"])
     (coarse, _), _ = model(ids)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tests.peers import shims
 from tests.peers.process import Arrays, write_as_resource
 from tests.peers.stripedhyena_cases import build, stored
 
@@ -17,15 +19,22 @@ NAME, REPOSITORY, REVISION = "evo-1-8k-base", "togethercomputer--evo-1-8k-base",
 
 
 def main(settings: dict[str, Any], inputs: Arrays) -> Arrays:
-    """What `evo` says of a folder of `weights.NAME`, else of random ones, which it returns too.
+    """What `evo` says of `settings["folder"]`, or one of `weights.NAME`, else of random ones.
+
+    Those not from a folder are returned too.
 
     In the precision that it chooses, mostly bf16: logits of `ids` [B, L] (`bf16`). Then in fp32:
     `logits`, the mean log-likelihood of each of `settings["texts"]`, and the tokens written after
     `settings["prompt"]` with a cache; without one, this version of `evo` fails.
     """
     os.environ["HF_HUB_CACHE"] = str(Path("hub").resolve())
-    _, file = build(settings["config"], inputs)
-    write_hub_folder(Path("hub"), file)
+    if folder := settings.get("folder"):
+        shims.lend_flash_attn()
+        file: dict[str, torch.Tensor] = {}
+        shutil.copytree(folder, new_snapshot(Path("hub")), dirs_exist_ok=True)
+    else:
+        _, file = build(settings["config"], inputs)
+        write_hub_folder(Path("hub"), file)
     import evo
     from evo.models import load_checkpoint
     from evo.tokenizer import CharLevelTokenizer
@@ -59,15 +68,21 @@ def main(settings: dict[str, Any], inputs: Arrays) -> Arrays:
     }
 
 
-def write_hub_folder(hub: Path, weights: dict[str, torch.Tensor]) -> None:
-    """The hub's cache with one snapshot of two shards, as evo-model finds it offline."""
-    from safetensors.torch import save_file
-
+def new_snapshot(hub: Path) -> Path:
+    """An empty snapshot in the hub's cache, where evo-model looks for its model offline."""
     folder = hub / f"models--{REPOSITORY}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / REVISION).write_text("0" * 40)
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
+    return snapshot
+
+
+def write_hub_folder(hub: Path, weights: dict[str, torch.Tensor]) -> None:
+    """The hub's cache with one snapshot of two shards, as evo-model finds it offline."""
+    from safetensors.torch import save_file
+
+    snapshot = new_snapshot(hub)
     names = sorted(n for n in weights if n != "unembed.weight")  # tied: stored once
     index: dict[str, str] = {}
     for shard in range(2):

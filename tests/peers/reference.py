@@ -22,9 +22,12 @@ def evo1_logits(weights: Weights, config: dict[str, Any], ids: Array) -> Array:
 
 
 def evo2_logits(weights: Weights, config: dict[str, Any], ids: Array) -> Array:
-    """[L] ids -> [L, V] by StripedHyena 2; only the first layer's MLP has an activation."""
+    """[L] ids -> [L, V] by StripedHyena 2; of Evo 2 only the first layer's MLP is activated."""
     weights = _evo2_in_memory(weights, config)
-    return _logits(weights, config, ids, _evo2_hyena, lambda layer: _gelu if layer == 0 else _same)
+    linear = config["evo2_style_activations"]
+    return _logits(
+        weights, config, ids, _evo2_hyena, lambda layer: _same if layer and linear else _gelu
+    )
 
 
 def _logits(

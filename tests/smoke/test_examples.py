@@ -19,6 +19,7 @@ SCRIPTS = {
     "custom_filter": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
+    "open_in_transformers": [],
     "read_in_pieces": ["--width", "16", "--length", "500", "--chunk", "90"],
     "sequence_lengths": [],
 }
@@ -81,6 +82,14 @@ def test_chunks_are_the_whole_and_go_on(printed: list[str]) -> None:
     assert float(first(r"differ by (\S+)", printed[0])) < 1e-4
     assert float(first(r"remembered: (\d+) KiB", printed[1])) > 0
     assert re.fullmatch(r"written: [ACGT]{20}", printed[2])
+
+
+@run("open_in_transformers")
+def test_a_head_on_the_exported_model_learns(printed: list[str]) -> None:
+    assert "model.safetensors" in printed[0] and "README.md" in printed[0]
+    losses = [float(x) for x in first(r"^loss (.*)", printed[1]).split(" -> ")]
+    assert losses[1] < 0.1 * losses[0]
+    assert printed[2] == "AATATT is AT-rich"
 
 
 @run("custom_filter")

@@ -10,16 +10,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from torch import Tensor
 
+from megatron_hyena.checkpoint.huggingface.exported_fields import exported_fields
+from megatron_hyena.checkpoint.huggingface.heads import TrainedHead
+from megatron_hyena.checkpoint.huggingface.model_card import Described, model_card
+from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes, write_shards
+from megatron_hyena.config.alphabet import COMPACT
 from megatron_hyena.config.filters import BUILT_IN_FILTERS
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS
 from megatron_hyena.data.atomic import atomic_folder
 from megatron_hyena.errors import UserError
-from megatron_hyena.model.hyena_glt import HyenaGLT
+from megatron_hyena.model.count import meta_model
 
 _HERE = "megatron_hyena.checkpoint.huggingface"
 _CONFIGURATION = f"{_HERE}.configuration_hyena_glt"
@@ -27,60 +35,110 @@ _MODELING = f"{_HERE}.modeling_hyena_glt"
 _TOKENIZER = f"{_HERE}.tokenization_hyena_glt"
 _IMPORT = re.compile(r"^(\s*)from (megatron_hyena[\w.]*) import", re.MULTILINE)
 _LAYER = re.compile(r'Sign\(\s*"(megatron_hyena[\w.]+):')
+LARGEST_FILE = "5GB"
 
 
-def export_huggingface(model: HyenaGLT, folder: Path) -> None:
-    """Write `model` (dense, fp32) to `folder`, which appears whole; an old one is replaced.
+def export_huggingface(
+    config: HyenaGLTConfig,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    head: TrainedHead | None = None,
+    about: Described | None = None,
+    max_shard_size: str = LARGEST_FILE,
+) -> None:
+    """Write a model to `folder`, which appears whole; an old one is replaced.
 
+    Args:
+        config: the architecture.
+        tensors: of `HyenaGLT.stored`, by name; asked for one at a time, and written in fp32.
+        folder: to be made.
+        head: a trained head, for the Auto class of its kind.
+        about: what the model card says beside the architecture.
+        max_shard_size: of a file of weights, such as `5GB`.
     Raises:
-        UserError: the model is not causal, so nothing that transformers generates with; or it has
-            long filters that are not of this package.
+        UserError: the model has long filters that are not of this package; or tensors are missing
+            or have other shapes.
     """
-    if not model.config.causal:
+    limit = size_in_bytes(max_shard_size)
+    if config.hyena_filter not in BUILT_IN_FILTERS:
         raise UserError(
-            "--to hf writes a model for AutoModelForCausalLM, and this one has model.causal=false; "
-            "use --to native"
-        )
-    if model.config.hyena_filter not in BUILT_IN_FILTERS:
-        raise UserError(
-            f"model.hyena_filter={model.config.hyena_filter!r} is registered by a program, whose "
+            f"model.hyena_filter={config.hyena_filter!r} is registered by a program, whose "
             f"code an exported model lacks; only {' and '.join(BUILT_IN_FILTERS)} can be exported"
         )
+    described = {f"model.{name}": tensor for name, tensor in meta_model(config).stored().items()}
     with atomic_folder(folder, marker="config.json", overwrite=True) as building:
-        _write_weights(model, building)
-        (building / "config.json").write_text(_configuration(model), encoding="utf-8")
-        tokenizer = {
-            "tokenizer_class": "HyenaGLTTokenizer",
-            "auto_map": {"AutoTokenizer": [f"{_file(_TOKENIZER)}.HyenaGLTTokenizer", None]},
-        }
-        (building / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+        found: Mapping[str, Tensor] = _Prefixed(tensors, head)
+        if head is not None:
+            described |= {f"classifier.{n}": t.to("meta") for n, t in head.tensors.items()}
+        write_shards(building, found, described, limit)
+        (building / "config.json").write_text(_configuration(config, head), encoding="utf-8")
+        card = model_card(config, _architecture(config, head), about or Described(), described)
+        (building / "README.md").write_text(card, encoding="utf-8")
+        if config.vocab_size > COMPACT:
+            _write_tokenizer(building)
         for module in _modules():
             text = _relative(_source(module))
             (building / f"{_file(module)}.py").write_text(text, encoding="utf-8")
 
 
-def _write_weights(model: HyenaGLT, folder: Path) -> None:
-    tensors = {
-        f"model.{name}": tensor.detach().cpu().contiguous()
-        for name, tensor in model.float().stored().items()
+class _Prefixed(Mapping[str, Tensor]):
+    """Tensors of a model under `model.`, and of a head under `classifier.`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], head: TrainedHead | None) -> None:
+        self.parts = {"model": tensors, "classifier": head.tensors if head else {}}
+
+    def __getitem__(self, key: str) -> Tensor:
+        part, _, name = key.partition(".")
+        return self.parts[part][name].detach()
+
+    def __iter__(self) -> Any:
+        return (f"{part}.{name}" for part, named in self.parts.items() for name in named)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+
+def _architecture(config: HyenaGLTConfig, head: TrainedHead | None) -> str:
+    """The class in the modeling file that the folder is first of all."""
+    if head is not None:
+        return f"HyenaGLTFor{'Token' if head.per_byte else 'Sequence'}Classification"
+    return "HyenaGLTForCausalLM" if config.causal else "HyenaGLTForMaskedLM"
+
+
+def _configuration(config: HyenaGLTConfig, head: TrainedHead | None) -> str:
+    classes = {
+        "AutoModel": "HyenaGLTModel",
+        "AutoModelForSequenceClassification": "HyenaGLTForSequenceClassification",
+        "AutoModelForTokenClassification": "HyenaGLTForTokenClassification",
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _configuration(model: HyenaGLT) -> str:
-    values = asdict(model.config) | {
+    if config.causal:
+        classes["AutoModelForCausalLM"] = "HyenaGLTForCausalLM"
+    else:
+        classes["AutoModelForMaskedLM"] = "HyenaGLTForMaskedLM"
+    pad = None if config.vocab_size <= COMPACT else 1
+    values = exported_fields(config) | {
         "model_type": "hyena_glt",
-        "architectures": ["HyenaGLTForCausalLM"],
-        "dtype": "float32",
-        "tie_word_embeddings": model.config.tie_embeddings,
-        "eos_token_id": 0,
-        "pad_token_id": 1,
+        "architectures": [_architecture(config, head)],
+        "dtype": str(torch.float32).partition(".")[2],
+        "tie_word_embeddings": config.tie_embeddings,
+        "eos_token_id": None if pad is None else 0,
+        "pad_token_id": pad,
         "auto_map": {
             "AutoConfig": f"{_file(_CONFIGURATION)}.HyenaGLTAutoConfig",
-            "AutoModelForCausalLM": f"{_file(_MODELING)}.HyenaGLTForCausalLM",
+            **{auto: f"{_file(_MODELING)}.{name}" for auto, name in classes.items()},
         },
     }
-    return json.dumps(values, indent=2) + "\n"
+    return json.dumps(values | (head.fields() if head else {}), indent=2) + "\n"
+
+
+def _write_tokenizer(folder: Path) -> None:
+    tokenizer = {
+        "tokenizer_class": "HyenaGLTTokenizer",
+        "auto_map": {"AutoTokenizer": [f"{_file(_TOKENIZER)}.HyenaGLTTokenizer", None]},
+    }
+    text = json.dumps(tokenizer, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _modules() -> list[str]:

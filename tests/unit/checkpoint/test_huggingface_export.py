@@ -5,70 +5,53 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.huggingface.export import export_huggingface
+from megatron_hyena.checkpoint.huggingface.heads import TrainedHead
+from megatron_hyena.model.heads import (
+    RegressionHead,
+    SequenceClassificationHead,
+    TaskHead,
+    TokenClassificationHead,
+)
 
 pytest.importorskip("transformers", reason="the export extra is not installed")
 
-READER = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("megatron_hyena", "deepspeed", "megatron"):
-            raise ImportError(f"{name} is out of reach in this test")
-
-sys.meta_path.insert(0, Refuse())
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-scratch, *folders = sys.argv[1:]
-ids = load_file(f"{scratch}/ids.safetensors")["ids"]
-for number, folder in enumerate(folders):
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=True, output_loading_info=True
-    )
-    out = model(input_ids=ids, labels=ids, output_hidden_states=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    text = "ACGTNnacgtUuRYKMswv"
-    batch = tokenizer([text, "AC"], padding=True, return_tensors="pt")
-    grown = model.generate(ids[:1, :5], max_new_tokens=3, do_sample=False, use_cache=False)
-    save_file(
-        {"logits": out.logits.detach().contiguous(), "loss": out.loss.detach().reshape(1),
-         "grown": grown, "token_ids": batch["input_ids"], "mask": batch["attention_mask"]},
-        f"{scratch}/{number}.safetensors",
-    )
-    print("said", json.dumps({
-        "model_type": config.model_type,
-        "missing": sorted(report["missing_keys"]), "unexpected": sorted(report["unexpected_keys"]),
-        "decoded": tokenizer.decode(batch["input_ids"][0]),
-        "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-    }))
-"""
+READER = Path(__file__).with_name("huggingface_reader.py")
+BASE = HyenaGLTConfig(pattern="SMLHGAW", hidden_size=32, num_heads=4, attention_window=16)
 CONFIGURATIONS = {
-    tied: HyenaGLTConfig(
-        pattern="SMLHGAW",
-        hidden_size=32,
-        num_heads=4,
-        attention_window=16,
-        tie_embeddings=tied,
-        hyena_filter="implicit" if tied else "genomic",
-        motifs=("TATAWAW", "CG"),
-    )
-    for tied in (True, False)
+    "tied": replace(BASE, motifs=("TATAWAW", "CG")),
+    "untied": replace(BASE, hyena_filter="genomic", motifs=("TATAWAW", "CG"), tie_embeddings=False),
+    "merged": replace(BASE, pattern="S(MA)S", window=16, tie_embeddings=False),
+    "masked": replace(BASE, pattern="SA", causal=False),
+    "published": replace(
+        BASE,
+        pattern="SLA",
+        norm_eps_outside=True,
+        projection_bias=True,
+        li_poles="complex",
+        se_skip=True,
+        mr_decay="none",
+        mlp_activation="evo2",
+        rope_scaling=2.0,
+        rope_bf16=True,
+    ),
 }
 IDS = torch.randint(65, 85, (2, 150), generator=torch.Generator().manual_seed(0))
+HEADS = {
+    "classes": (lambda: SequenceClassificationHead(32, 3, pooling="attention"), [2, 1]),
+    "numbers": (lambda: RegressionHead(32, 1, target_mean=3.0, target_std=2.0), [2.5, 4.0]),
+    "bytes": (lambda: TokenClassificationHead(32, 2), (IDS % 2).tolist()),
+}
 
 
 @dataclass(frozen=True)
@@ -78,19 +61,41 @@ class Read:
     model: HyenaGLT
     said: dict[str, Any]
     found: dict[str, Tensor]
+    head: TaskHead | None = None
+
+
+def spread(model: nn.Module) -> nn.Module:
+    """`model` with biases and scales away from their start, as training leaves them."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Read]:
-    """Both configurations, read by one process: it takes seconds to start."""
+def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Read]:
+    """All folders, read by one process: it takes seconds to start."""
     scratch = tmp_path_factory.mktemp("read")
-    models = {tied: HyenaGLT(one, seed=3).eval() for tied, one in CONFIGURATIONS.items()}
-    folders = {tied: scratch / f"hf_{tied}" for tied in models}
-    for tied, model in models.items():
-        export_huggingface(model, folders[tied])
+    models = {name: spread(HyenaGLT(one, seed=3)) for name, one in CONFIGURATIONS.items()}
+    jobs: list[tuple[str, HyenaGLT, TaskHead | None, dict[str, Any]]] = []
+    for name, model in models.items():
+        auto = "AutoModelForCausalLM" if model.config.causal else "AutoModelForMaskedLM"
+        jobs.append((name, model, None, {"act": "language_model", "auto": auto}))
+    jobs.append(("new heads", models["merged"], None, {"act": "heads"}))
+    for name, (make, labels) in HEADS.items():
+        kind = "Token" if name == "bytes" else "Sequence"
+        asked = {"act": "trained_head", "auto": f"AutoModelFor{kind}Classification"}
+        jobs.append((name, models["untied"], spread(make()), asked | {"labels": labels}))
+    folders = [scratch / name.replace(" ", "_") for name, *_ in jobs]
+    for folder, (name, model, head, _) in zip(folders, jobs, strict=True):
+        trained = head and TrainedHead.of(head, ["no", "yes"] if name == "bytes" else [])
+        size = "60KB" if name == "untied" else "5GB"
+        export_huggingface(model.config, model.stored(), folder, head=trained, max_shard_size=size)
     save_file({"ids": IDS}, scratch / "ids.safetensors")
+    (scratch / "words.json").write_text(json.dumps([asked for *_, asked in jobs]))
     done = subprocess.run(
-        [sys.executable, "-c", READER, str(scratch), *map(str, folders.values())],
+        [sys.executable, str(READER), str(scratch), *map(str, folders)],
         capture_output=True,
         text=True,
         env={"HF_HOME": str(scratch / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""},
@@ -99,35 +104,91 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Read]:
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("said ")]
-    assert len(lines) == len(models), done.stdout
+    assert len(lines) == len(jobs), done.stdout
     return {
-        tied: Read(model, json.loads(line[5:]), load_file(scratch / f"{number}.safetensors"))
-        for number, (line, (tied, model)) in enumerate(zip(lines, models.items(), strict=True))
+        name: Read(model, json.loads(line[5:]), load_file(scratch / f"{number}.safetensors"), head)
+        for number, (line, (name, model, head, _)) in enumerate(zip(lines, jobs, strict=True))
     }
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("tied", CONFIGURATIONS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_auto_classes_read_the_folder_without_this_package(
-    read: dict[bool, Read], tied: bool
+    read: dict[str, Read], name: str
 ) -> None:
-    model, said, found = read[tied].model, read[tied].said, read[tied].found
-    assert said["model_type"] == "hyena_glt"
-    assert said["missing"] == [] and said["unexpected"] == []
+    model, said, found = read[name].model, read[name].said, read[name].found
+    assert said["missing"] == [] and said["unexpected"] == [] and said["missing_base"] == []
     assert said["decoded"] == "ACGTNnacgtUuRYKMswv"
-    assert said["tied"] is tied
+    assert said["tied"] is model.config.tie_embeddings
     with torch.no_grad():
         expected = model(IDS, labels=IDS)
-        grown = IDS[:1, :5]
-        for _ in range(3):
-            best = model(grown).logits[:, -1].argmax(-1, keepdim=True)
-            grown = torch.cat([grown, best], dim=1)
-    torch.testing.assert_close(found["logits"], expected.logits, atol=1e-6, rtol=1e-6)
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(found["logits"], expected.logits, **close)
     torch.testing.assert_close(found["loss"][0], expected.loss)
-    assert found["grown"].tolist() == grown.tolist()
+    torch.testing.assert_close(found["states"], expected.last_hidden_state, **close)
+    torch.testing.assert_close(found["base_states"], expected.last_hidden_state, **close)
     assert found["token_ids"][0].tolist() == list(b"ACGTNnacgtUuRYKMswv")
     assert found["token_ids"][1].tolist() == [65, 67] + [1] * 17
     assert found["mask"][1].tolist() == [1, 1] + [0] * 17
+
+
+@pytest.mark.smoke
+def test_an_exported_model_writes_what_ours_would(read: dict[str, Read]) -> None:
+    for name in ("tied", "untied", "merged"):
+        grown = IDS[:1, :5]
+        with torch.no_grad():
+            for _ in range(3):
+                best = read[name].model(grown).logits[:, -1].argmax(-1, keepdim=True)
+                grown = torch.cat([grown, best], dim=1)
+        assert read[name].found["grown"].tolist() == grown.tolist()
+
+
+@pytest.mark.smoke
+def test_new_heads_are_named_missing_and_train(read: dict[str, Read]) -> None:
+    said = read["new heads"].said["heads"]
+    assert set(said) == {
+        "AutoModelForSequenceClassification/3",
+        "AutoModelForSequenceClassification/1",
+        "AutoModelForTokenClassification/4",
+    }
+    for name, told in said.items():
+        found = read["new heads"].found
+        assert told["missing"] and all(key.startswith("classifier.") for key in told["missing"])
+        assert told["unexpected"] == [] and told["missing_again"] == []
+        moved = [key for key in told["missing"] if key not in told["still"]]
+        assert moved == told["missing"]
+        torch.testing.assert_close(
+            found[f"{name}/logits"], found[f"{name}/again"], atol=1e-6, rtol=1e-6
+        )
+        assert found[f"{name}/loss"].isfinite()
+
+
+@pytest.mark.smoke
+def test_the_mask_says_what_a_head_reads(read: dict[str, Read]) -> None:
+    found = read["new heads"].found
+    for name in read["new heads"].said["heads"]:
+        masked, cut = found[f"{name}/logits"][1], found[f"{name}/cut"][0]
+        if "Token" in name:
+            masked = masked[:40]
+        torch.testing.assert_close(masked, cut, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", HEADS)
+def test_trained_heads_open_with_their_labels(read: dict[str, Read], name: str) -> None:
+    one = read[name]
+    assert one.said["missing"] == [] and one.said["unexpected"] == [] and one.head is not None
+    labels = torch.tensor(HEADS[name][1])
+    with torch.no_grad():
+        expected = one.head(one.model(IDS).last_hidden_state)
+        loss = one.head.loss(expected, labels)
+    torch.testing.assert_close(one.found["logits"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.found["loss"][0], loss)
+    if name == "bytes":
+        assert one.said["id2label"] == {"0": "no", "1": "yes"}
+    assert one.said["problem"] == (
+        "regression" if name == "numbers" else "single_label_classification"
+    )
 
 
 def test_export_replaces_only_an_export(tmp_path: Path) -> None:
@@ -135,7 +196,7 @@ def test_export_replaces_only_an_export(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not lose me")
     with pytest.raises(ValueError, match="not ours to overwrite"):
-        export_huggingface(model, tmp_path / "mine")
+        export_huggingface(model.config, model.stored(), tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    export_huggingface(model, tmp_path / "hf")
-    export_huggingface(model, tmp_path / "hf")
+    export_huggingface(model.config, model.stored(), tmp_path / "hf")
+    export_huggingface(model.config, model.stored(), tmp_path / "hf")

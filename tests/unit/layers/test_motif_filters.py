@@ -192,7 +192,7 @@ def test_a_model_of_a_registered_filter_is_not_exported_without_its_code(
 ) -> None:
     model = HyenaGLT(small_config("H", hyena_filter=registered))
     with pytest.raises(UserError, match=r"'echo' is registered by a program, .* implicit and gen"):
-        export_huggingface(model, tmp_path / "hf")
+        export_huggingface(model.config, model.stored(), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 

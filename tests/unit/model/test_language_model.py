@@ -17,6 +17,7 @@ from tests.oracles.drawing import draw_bytes, small_config, small_model, weights
 EVO_2 = {
     **{"norm_eps": 0.1, "norm_eps_outside": True, "mlp_activation": "evo2"},
     **{"rope_base": 50.0, "rope_scaling": 4.0, "mr_decay": "none", "se_skip": True},
+    "rope_bf16": True,
 }
 EVO_1 = {"norm_eps_outside": True, "projection_bias": True, "li_poles": "complex"}
 

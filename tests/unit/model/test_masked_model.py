@@ -10,7 +10,6 @@ from torch import Tensor
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.format import check_architecture, check_causal
-from megatron_hyena.checkpoint.huggingface.export import export_huggingface
 from megatron_hyena.compat.adaptation import fine_tune_hyena_for_task, is_causal
 from megatron_hyena.config import load_config, plain_values
 from megatron_hyena.errors import UserError
@@ -194,9 +193,6 @@ def test_what_needs_a_causal_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x: generation needs a causal model, and this one was"):
         check_causal({"causal": False}, Path("x"), "generation")
     check_causal({}, Path("x"), "generation")
-    with pytest.raises(UserError, match=r"model\.causal=false; use --to native"):
-        export_huggingface(HyenaGLT(small_config("S", causal=False)), tmp_path / "hf")
-    assert not (tmp_path / "hf").exists()
     model = HyenaGLT(small_config("SA", causal=False), seed=4)
     model.save_pretrained(tmp_path / "native")
     again = HyenaGLT.from_pretrained(tmp_path / "native")

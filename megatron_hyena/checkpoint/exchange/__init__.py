@@ -1,0 +1,1 @@
+"""Checkpoints of other programs, one tensor at a time, with nothing lost in silence."""

@@ -1,0 +1,126 @@
+"""Run where this package cannot be imported: opens exported folders by transformers' Auto classes.
+
+    python huggingface_reader.py SCRATCH FOLDER ...
+
+SCRATCH holds `ids.safetensors` and `words.json`, what to do with each folder; what was found comes
+as `NUMBER.safetensors` and lines of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+OUT_OF_REACH = ("megatron_hyena", "deepspeed", "megatron", "omegaconf", "accelerate", "peft")
+"""As where torch and transformers alone are installed."""
+
+
+class Refuse:
+    """Lets nothing of the training side be imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in OUT_OF_REACH:
+            raise ModuleNotFoundError(f"{name} is out of reach in this test")
+
+
+def find_installed(name, package=None, find=importlib.util.find_spec):
+    return None if name.partition(".")[0] in OUT_OF_REACH else find(name, package)
+
+
+sys.meta_path.insert(0, Refuse())
+importlib.util.find_spec = find_installed
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+TEXT = "ACGTNnacgtUuRYKMswv"
+
+
+def opened(auto, folder, **options):
+    model, report = getattr(transformers, auto).from_pretrained(
+        folder, trust_remote_code=True, output_loading_info=True, **options
+    )
+    told = {kind: sorted(report[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+    return model, told
+
+
+def language_model(folder, ids, asked):
+    model, told = opened(asked["auto"], folder)
+    out = model(input_ids=ids, labels=ids, output_hidden_states=True)
+    found = {"logits": out.logits, "loss": out.loss.reshape(1), "states": out.hidden_states[0]}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    base, told_base = opened("AutoModel", folder)
+    found["base_states"] = base(input_ids=ids).last_hidden_state
+    if asked["auto"] == "AutoModelForCausalLM":
+        found["grown"] = model.generate(
+            ids[:1, :5], max_new_tokens=3, do_sample=False, use_cache=False
+        )
+    return found, {**told, "tied": tied, "missing_base": told_base["missing"]}
+
+
+def tokenizer(folder):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    batch = tokenizer([TEXT, "AC"], padding=True, return_tensors="pt")
+    found = {"token_ids": batch["input_ids"], "mask": batch["attention_mask"]}
+    return found, {"decoded": tokenizer.decode(batch["input_ids"][0])}
+
+
+def heads(folder, ids, asked):
+    """New heads (or trained ones): loss, one step of training, saved and opened again."""
+    found, said = {}, {}
+    mask = torch.ones_like(ids)
+    mask[1, 40:] = 0
+    for auto, options, labels in (
+        ("AutoModelForSequenceClassification", {"num_labels": 3}, torch.tensor([2, 0])),
+        ("AutoModelForSequenceClassification", {"num_labels": 1}, torch.tensor([0.5, -1.0])),
+        ("AutoModelForTokenClassification", {"num_labels": 4}, ids % 4),
+    ):
+        torch.manual_seed(0)
+        model, told = opened(auto, folder, id2label=None, **options)
+        name = f"{auto}/{options['num_labels']}"
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimizer.step()
+        still = [n for n, p in model.named_parameters() if torch.equal(p, before[n])]
+        model.eval()
+        model.save_pretrained(f"{folder}_{len(said)}")
+        again, told_again = opened(auto, f"{folder}_{len(said)}")
+        with torch.no_grad():
+            out = model(input_ids=ids, attention_mask=mask, labels=labels)
+            twin = again(input_ids=ids, attention_mask=mask, labels=labels)
+            cut = model(input_ids=ids[1:, :40]).logits
+        found[f"{name}/logits"], found[f"{name}/again"] = out.logits, twin.logits
+        found[f"{name}/loss"] = out.loss.reshape(1)
+        found[f"{name}/cut"] = cut
+        found |= {f"{name}/{n}": t for n, t in model.state_dict().items() if "classifier" in n}
+        said[name] = {**told, "still": still, "missing_again": told_again["missing"]}
+    return found, {"heads": said}
+
+
+def trained_head(folder, ids, asked):
+    model, told = opened(asked["auto"], folder)
+    out = model(input_ids=ids, labels=torch.tensor(asked["labels"]))
+    found = {"logits": out.logits, "loss": out.loss.reshape(1)}
+    return found, {**told, "id2label": model.config.id2label, "problem": model.config.problem_type}
+
+
+def main(scratch, *folders):
+    ids = load_file(f"{scratch}/ids.safetensors")["ids"]
+    with open(f"{scratch}/words.json", encoding="utf-8") as file:
+        words = json.load(file)
+    for number, (folder, asked) in enumerate(zip(folders, words, strict=True)):
+        found, said = globals()[asked["act"]](folder, ids, asked)
+        if asked["act"] == "language_model":
+            more, told = tokenizer(folder)
+            found, said = found | more, said | told
+        plain = {name: tensor.detach().contiguous().clone() for name, tensor in found.items()}
+        save_file(plain, f"{scratch}/{number}.safetensors")
+        sys.stdout.write(f"said {json.dumps(said)}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

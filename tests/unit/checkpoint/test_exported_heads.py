@@ -1,0 +1,102 @@
+"""Heads of fine-tuned folders on their way to transformers, and what cannot be exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megatron_hyena import HyenaGLT, HyenaGLTConfig
+from megatron_hyena.checkpoint.exchange.formats import Options, convert
+from megatron_hyena.checkpoint.huggingface.heads import TrainedHead, read_head
+from megatron_hyena.errors import UserError
+from megatron_hyena.model.heads import (
+    RegressionHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+)
+from megatron_hyena.model.tasks import Task
+
+NAMES = ["intron", "exon", "neither"]
+HEADS = {
+    "splice": (
+        SequenceClassificationHead(32, 3, pooling="max"),
+        Task("classification", num_classes=3, pooling="max"),
+        NAMES,
+    ),
+    "strength": (
+        RegressionHead(32, 2, loss="huber", pooling="last", delta=2.0, target_mean=4.0),
+        Task("regression", output_dim=2, loss="huber", pooling="last"),
+        [],
+    ),
+    "coding": (TokenClassificationHead(32, 2, 0.3), Task("token_classification", dropout=0.3), []),
+}
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """A folder as fine-tuning leaves it: trunk, heads and what they are."""
+    HyenaGLT(HyenaGLTConfig(pattern="SL", hidden_size=32)).save_pretrained(tmp_path / "best")
+    tensors, tasks = {}, {}
+    for name, (head, task, classes) in HEADS.items():
+        tensors |= {f"{name}.{key}": p.detach() for key, p in head.named_parameters()}
+        tasks[name] = asdict(task) | {"classes": classes}
+    tasks["strength"] |= {"delta": 2.0, "target_mean": 4.0, "target_std": 1.0}
+    save_file(tensors, tmp_path / "best" / "heads.safetensors")
+    (tmp_path / "best" / "tasks.json").write_text(json.dumps({"format": 1, "tasks": tasks}))
+    return tmp_path / "best"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_found_with_its_options(tuned: Path, name: str) -> None:
+    head, _, classes = HEADS[name]
+    found, expected = read_head(tuned, name), TrainedHead.of(head, classes)
+    assert found is not None
+    assert found.fields() == expected.fields() and found.per_byte == expected.per_byte
+    assert found.tensors.keys() == expected.tensors.keys()
+    for key, tensor in expected.tensors.items():
+        assert torch.equal(found.tensors[key], tensor)
+
+
+def test_a_head_is_exported_by_name(tuned: Path, tmp_path: Path) -> None:
+    convert(tuned, "hf", tmp_path / "hf", Options(head="splice"))
+    said = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert said["architectures"] == ["HyenaGLTForSequenceClassification"]
+    assert said["id2label"] == {"0": "intron", "1": "exon", "2": "neither"}
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    head = HEADS["splice"][0]
+    assert torch.equal(tensors["classifier.pooler.weight"], head.pooler.weight)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification.from_pretrained" in card
+    convert(tuned, "hf", tmp_path / "hf", Options(head="none"))
+    assert not any("classifier" in n for n in load_file(tmp_path / "hf" / "model.safetensors"))
+
+
+def test_heads_that_are_not_there_are_named(tuned: Path, tmp_path: Path) -> None:
+    def refused(match: str, name: str = "") -> None:
+        with pytest.raises(UserError, match=match):
+            convert(tuned, "hf", tmp_path / "hf", Options(head=name))
+        assert not (tmp_path / "hf").exists()
+
+    refused(r"best has the heads splice, strength, coding; name one by --head, or none")
+    refused(r"best has no head 'splce'; it has splice, strength, coding", "splce")
+    path = tuned / "tasks.json"
+    whole = json.loads(path.read_text())
+    del whole["tasks"]["splice"]["pooling"]
+    path.write_text(json.dumps(whole))
+    refused(r"tasks.json: task 'splice' has no 'pooling'; copy it again", "splice")
+    (tuned / "heads.safetensors").write_bytes(b"cut")
+    refused(r"heads.safetensors: damaged or not there", "coding")
+    path.write_text("{")
+    refused(r"tasks.json: not a description of tasks", "coding")
+    path.unlink()
+    refused(r"best: no tasks.json, so no head 'coding'", "coding")
+
+
+def test_names_must_fit_the_head() -> None:
+    with pytest.raises(UserError, match=r"2 names of labels for a head of 3; name each"):
+        TrainedHead.of(HEADS["splice"][0], ["a", "b"])

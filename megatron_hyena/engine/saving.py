@@ -33,7 +33,7 @@ from megatron_hyena.checkpoint.tensors import (
 )
 from megatron_hyena.config import config_dict, length_schedule
 from megatron_hyena.engine.engine import Engine
-from megatron_hyena.engine.state import read_state, write_state
+from megatron_hyena.engine.state import read_state, trained, write_state
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
@@ -112,7 +112,7 @@ def resume(engine: Engine) -> Path | None:
 
 
 def _manifest(engine: Engine, building: Path) -> Manifest:
-    cuts = {name: cut_of(p) for name, p in engine.model.named_parameters()}
+    cuts = {name: cut_of(p) for name, p in trained(engine).items()}
     values = config_dict(engine.config)
     return Manifest(
         step=engine.step,

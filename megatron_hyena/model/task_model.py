@@ -131,7 +131,8 @@ class TaskModel(nn.Module):
         if self.still or not self.routed:
             return weights.new_zeros(())
         there = (input_ids != PAD).to(weights.dtype)
-        rows = weights.flatten(1).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+        rows = weights.reshape(len(weights), -1).sum(1, keepdim=True)
+        rows = rows / there.sum(1, keepdim=True).clamp(min=1)
         return self.trunk._penalty(walk, input_ids, rows * there)
 
     def _idle(self, states: Tensor) -> Tensor:

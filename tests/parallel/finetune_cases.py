@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.config.finetune import load_finetune
@@ -176,7 +177,9 @@ class DenseHeads(torch.nn.Module):
             shares = (states @ self.of(kind, "pool.score")).softmax(0)
             pooled = torch.tanh(self.affine(shares @ states, kind, "pooler"))
             return self.affine(pooled, kind, "classifier")
-        return self.affine(self.affine(states.mean(0), kind, "inner").relu(), kind, "output") * 2 + 0.5
+        return (
+            self.affine(self.affine(states.mean(0), kind, "inner").relu(), kind, "output") * 2 + 0.5
+        )
 
     def loss_and_weight(self, kind: str, told: Tensor, label: np.ndarray, weights) -> tuple:
         if kind == "regression":
@@ -190,6 +193,24 @@ class DenseHeads(torch.nn.Module):
         return (nll * each).sum(), float(each.sum())
 
 
+def additions(folder: str) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """(A, B) of each matrix, as a run of LoRA starts with; by the matrix's name."""
+    from megatron_hyena.finetune.lora import Lora
+
+    section = configure(Tuning(method="lora"), folder).finetune
+    lora = Lora(
+        HyenaGLT.from_pretrained(folder), section.lora_rank, section.lora_alpha,
+        section.lora_targets, seed=0,
+    )  # fmt: skip
+    parts = [
+        (lora.names[id(w.get_param())], w.lora_A["default"].weight, w.lora_B["default"].weight)
+        for w in lora._wrappers()
+    ]
+    return {
+        n: (torch.nn.Parameter(a.detach()), torch.nn.Parameter(b.detach())) for n, a, b in parts
+    }
+
+
 def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor]) -> Tuned:
     """The same in plain torch: sequence by sequence, from the heads in `start`."""
     from megatron_hyena.data.order import draw_key
@@ -198,10 +219,20 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
 
     trunk = HyenaGLT.from_pretrained(folder)
     heads = DenseHeads({name: w for name, w in start.items() if name.startswith("heads.")})
+    added = additions(folder) if method == "lora" else {}
+
+    def states(example: Example) -> Tensor:
+        ids = torch.from_numpy(example.bases.astype(np.int64))[None]
+        changed = {n: trunk.get_parameter(n) + 2.0 * b @ a for n, (a, b) in added.items()}
+        found: Tensor = functional_call(trunk, changed, (ids,)).last_hidden_state[0]
+        return found
+
     log_variance = torch.nn.Parameter(torch.zeros(3))
     tasks = {kind: task_data(kind) for kind in KINDS}
     config = configure(Tuning(method=method, balance=balance), folder)
     groups = _groups(trunk, heads, log_variance, method, balance)
+    for parameter in (p for pair in added.values() for p in pair):
+        groups.append({"params": [parameter], "factor": 1.0, "begins": 0, "weight_decay": 0.1})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     moved = [p for group in groups for p in group["params"]]
     shown, losses, norms = dict.fromkeys(KINDS, 0), [], []
@@ -211,19 +242,13 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
         total, count = torch.zeros(()), 0.0
         for place in range(shown[kind], shown[kind] + BATCH):
             example = stream.example(place)
-            ids = torch.from_numpy(example.bases.astype(np.int64))[None]
-            told = heads.predict(kind, trunk(ids).last_hidden_state[0])
+            told = heads.predict(kind, states(example))
             loss, weight = heads.loss_and_weight(
                 kind, told, example.label, tasks[kind].class_weights
             )
             total, count = total + loss, count + weight
         shown[kind] += BATCH
-        mean = total / count
-        s = log_variance[KINDS.index(kind)]
-        factor = 0.5 if kind == "regression" else 1.0
-        balanced = mean * (1 + KINDS.index(kind))
-        if balance == "uncertainty":
-            balanced = torch.exp(-s) * mean * factor + s / 2
+        balanced = _balanced(total / count, kind, balance, log_variance)
         waiting = [g for g in groups if g["begins"] > step]
         for parameter in moved:
             parameter.grad = torch.zeros_like(parameter)
@@ -238,18 +263,22 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
         losses.append(balanced.item())
     with torch.no_grad():
         told = {
-            kind: [
-                heads.predict(
-                    kind, trunk(torch.from_numpy(e.bases.astype(np.int64))[None])
-                    .last_hidden_state[0]
-                ).numpy()
-                for e in task.valid
-            ]
+            kind: [heads.predict(kind, states(example)).numpy() for example in task.valid]
             for kind, task in tasks.items()
-        }  # fmt: skip
+        }
     weights = {f"trunk.{name}": p.detach() for name, p in trunk.named_parameters()}
+    if method == "lora":  # its names are peft's
+        weights = {}
     weights |= {name: p.detach() for name, p in heads.parameter_of.items()}
     return Tuned(losses, norms, weights, told)
+
+
+def _balanced(mean: Tensor, kind: str, balance: str, log_variance: Tensor) -> Tensor:
+    """A task's mean loss, weighted."""
+    if balance == "fixed":
+        return mean * (1 + KINDS.index(kind))
+    s = log_variance[KINDS.index(kind)]
+    return torch.exp(-s) * mean * (0.5 if kind == "regression" else 1.0) + s / 2
 
 
 def _groups(trunk: HyenaGLT, heads: DenseHeads, log_variance, method: str, balance: str) -> list:
@@ -264,7 +293,7 @@ def _groups(trunk: HyenaGLT, heads: DenseHeads, log_variance, method: str, balan
         add(parameter, 2.0, 0, not name.endswith("bias"))
     if balance == "uncertainty":
         add(log_variance, 2.0, 0, False)
-    if method == "frozen":
+    if method in ("frozen", "lora"):
         trunk.requires_grad_(False)
         return groups
     depth = len(MODEL.signs)
@@ -283,5 +312,3 @@ def _groups(trunk: HyenaGLT, heads: DenseHeads, log_variance, method: str, balan
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest difference over the largest value."""
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9))
-
-

@@ -15,21 +15,21 @@ from tests.parallel.ranks import run_ranks
 pytestmark = pytest.mark.parallel
 
 FAST = [
-    Tuning(tensor=2, sequence=True, zero=1, pieces=2),
-    Tuning(tensor=2, zero=0, recompute="block", method="gradual"),
+    Tuning(tensor=2, sequence=True, zero=1, pieces=2, method="gradual"),
     Tuning(context=2, zero=3, balance="uncertainty"),
-    Tuning(context=2, zero=2, method="gradual"),
-    Tuning(data=2, zero=2, pieces=2, balance="uncertainty"),
+    Tuning(data=2, zero=2, pieces=2),
     Tuning(data=2, zero=3, method="gradual"),
-    Tuning(data=2, zero=3, method="frozen"),
-    Tuning(tensor=2, sequence=True, zero=2, method="frozen"),
+    Tuning(tensor=2, zero=0, method="frozen"),
+    Tuning(context=2, zero=1, method="lora", recompute="block"),
 ]
 SLOW = [
     Tuning(tensor=2, context=2, sequence=sequence, zero=zero, method=method, balance=balance)
     for sequence in (False, True)
     for zero in range(4)
     for method, balance in (("full", "uncertainty"), ("gradual", "fixed"), ("frozen", "fixed"))
-] + [Tuning(context=2, data=2, zero=zero, method="gradual") for zero in range(4)]
+]
+SLOW += [Tuning(context=2, data=2, zero=zero, method="gradual") for zero in range(4)]
+SLOW += [Tuning(context=2, data=2, zero=zero, method="lora") for zero in range(3)]
 
 
 @pytest.fixture(scope="module")

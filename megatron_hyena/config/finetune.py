@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megatron_hyena.config.checks import check_layout
-from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.model import SEQUENCE_TYPES, HyenaGLTConfig
 from megatron_hyena.config.sections import (
     CheckpointSection,
     Config,
@@ -182,6 +182,9 @@ class LabelSection:
     """Longest sequence; a genome store is cut into windows of it."""
     truncate: bool = False
     """Cut longer sequences of a table to `data.sequence_length` instead of refusing them."""
+    type: str = ""
+    """For a model that knows types of sequence (`model.type_embedding`): what these are, `dna`,
+    `rna`, `protein` or `mixed`; empty for what the model takes for granted."""
     upper_case: bool = False
     """Show upper case alone."""
     reverse_complement: bool = False
@@ -198,6 +201,7 @@ class LabelSection:
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, "data.sequence_length must be 2 or more")
+        _one_of("data.type", self.type, ("", *SEQUENCE_TYPES))
         _one_of("data.duplicates", self.duplicates, ("refuse", "drop", "keep"))
         shares = (self.valid_fraction, self.test_fraction)
         require(
@@ -239,11 +243,16 @@ def load_finetune(path: str | Path | None, overrides: Iterable[str] = ()) -> Fin
 
 def run_config(config: FinetuneConfig, model: HyenaGLTConfig) -> Config:
     """The same run as the engine and the layout rules know it."""
+    if config.data.type:
+        model = replace(model, type_embedding=config.data.type)
+    typed = model.type_embedding != "none"
     return Config(
         run=config.run,
         model=model,
         parallel=config.parallel,
-        data=DataSection(sequence_length=config.data.sequence_length, train=config.run.output_dir),
+        data=DataSection(
+            sequence_length=config.data.sequence_length, tracks=("type",) if typed else ()
+        ),
         train=replace(config.train, objective="clm" if model.causal else "mlm"),
         optim=config.optim,
         checkpoint=config.checkpoint,
@@ -266,10 +275,10 @@ def check_finetune(config: FinetuneConfig, model: HyenaGLTConfig, world_size: in
             "model.merger=precomputed reads chunks from the track boundaries, which labelled "
             "sequences do not have; fine-tune a model whose merger finds them"
         )
-    if model.type_embedding != "none":
+    if config.data.type and model.type_embedding == "none":
         raise UserError(
-            f"model.type_embedding={model.type_embedding} needs the type of each base, which "
-            "labelled sequences do not have; fine-tune a model without it"
+            f"data.type={config.data.type}, but the model knows no types of sequence "
+            "(model.type_embedding=none); leave data.type out"
         )
     check_layout(run_config(config, model), world_size)
 

@@ -262,7 +262,7 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
         optimizer.step()
         losses.append(balanced.item())
     with torch.no_grad():
-        told = {
+        predictions = {
             kind: [heads.predict(kind, states(example)).numpy() for example in task.valid]
             for kind, task in tasks.items()
         }
@@ -270,7 +270,7 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
     if method == "lora":  # its names are peft's
         weights = {}
     weights |= {name: p.detach() for name, p in heads.parameter_of.items()}
-    return Tuned(losses, norms, weights, told)
+    return Tuned(losses, norms, weights, predictions)
 
 
 def _balanced(mean: Tensor, kind: str, balance: str, log_variance: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def test_unknown_numbers_have_no_weight():
 @pytest.mark.parametrize(("size", "ranks"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 3)])
 def test_every_rank_has_equally_many_and_all_are_shown(size, ranks):
     task = task_of("classification")
-    shown, counts = Counter(), set()
+    shown: Counter[int] = Counter()
+    counts = set()
     for rank in range(ranks):
         batches = list(evaluation_batches(task, "valid", size, rank, ranks))
         counts.add(len(batches))

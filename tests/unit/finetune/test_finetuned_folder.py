@@ -11,6 +11,7 @@ from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.errors import UserError
 from megatron_hyena.finetune.folder import load_heads, load_task_model, read_tasks, write_tasks
 from megatron_hyena.finetune.trunk import find_source, load_trunk
+from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.task_model import TaskModel, padded_ids
 from megatron_hyena.model.tasks import Task
 
@@ -26,8 +27,8 @@ CLASSES = {"cells": ("a", "b", "c"), "strength": ("x", "y")}
 def saved(tmp_path_factory):
     model = TaskModel(HyenaGLT(CONFIG, seed=4), TASKS, seed=9).eval()
     folder = tmp_path_factory.mktemp("tuned") / "best"
-    for stage in model.trunk.stages:
-        stage.rate.shift.fill_(0.25)
+    for name, buffer in rate_state(model.trunk).items():
+        buffer.fill_(0.25 + len(name) / 64)
     heads = dict(model.heads.named_parameters())
     for _ in range(2):  # the second replaces the first
         write_tasks(folder, model, model.trunk.stored(), heads, CLASSES, {"step": 7})

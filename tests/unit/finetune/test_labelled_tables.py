@@ -84,7 +84,7 @@ def test_numbers_in_several_columns(read):
     text = "sequence\tpsi\tcount\tsplit\nA\t0.5\t1\ttrain\nC\t\t3\ttrain\n"
     task = read(text, kind="regression", label_column="psi,count")
     assert task.classes == ("psi", "count")
-    assert np.array_equal(task.train[1].label, np.float32([np.nan, 3]), equal_nan=True)
+    assert np.array_equal(task.train[1].label, np.array([np.nan, 3], np.float32), equal_nan=True)
     known = np.array([0.5, 1, 3])
     assert (task.mean, task.std) == pytest.approx((known.mean(), known.std()))
 

@@ -146,8 +146,11 @@ class TaskSection:
     """Labels per base: a genome store, whose track `features` is read."""
     annotation: str = ""
     """GFF3, GTF, GenBank or BED (`TYPE=FILE`) to read instead of the store's own track."""
+    shards: str = ""
+    """Labels per base: a folder with the shards of `train`, `valid` and `test`, written by
+    `tools.make_shards --features`, whose splits are taken."""
     features: tuple[str, ...] = ("coding",)
-    """Classes of a genome store, the first that fits counts: coding, coding_plus, coding_minus,
+    """Classes of a store or shards, the first that fits counts: coding, coding_plus, coding_minus,
     trna, rrna, other_rna, rna, gene, repeat, exon. All else is class `other`, number 0."""
     valid_contigs: tuple[str, ...] = ()
     """Contigs of the store to validate on; empty for the end of each, as in `tools.make_shards`."""
@@ -285,13 +288,19 @@ def check_finetune(config: FinetuneConfig, model: HyenaGLTConfig, world_size: in
 
 def _check_task(task: TaskSection) -> None:
     here = f"task {task.name!r}:"
-    if bool(task.table) == bool(task.store):
-        what = "both table and store" if task.table else "neither table nor store"
+    named = [name for name in ("table", "store", "shards") if getattr(task, name)]
+    if len(named) != 1:
+        what = " and ".join(named) if named else "neither table, store nor shards"
         raise UserError(f"{here} has {what}; name the one that holds its labels")
-    if task.store and task.kind != "token_classification":
+    if not task.table and task.kind != "token_classification":
         raise UserError(
-            f"{here} kind={task.kind} has a label per sequence, and a genome store gives one per "
-            "base; set kind=token_classification or give a table"
+            f"{here} kind={task.kind} has a label per sequence, and {named[0]} gives one per base; "
+            "set kind=token_classification or give a table"
+        )
+    if not task.store and (task.annotation or task.valid_contigs or task.test_contigs):
+        raise UserError(
+            f"{here} annotation, valid_contigs and test_contigs are of a genome store, and "
+            f"{named[0]} has labels and splits of its own; leave them out"
         )
     if task.kind == "regression" and (task.classes or task.class_weights != "none"):
         raise UserError(f"{here} kind=regression has no classes; leave classes and weights out")

@@ -101,6 +101,13 @@ def resume(engine: Engine) -> Path | None:
     if folder is None:
         return None
     manifest, mesh = read_manifest(folder), engine.mesh
+    differing = sorted(manifest.parameters.keys() ^ trained(engine).keys())
+    if differing:
+        raise UserError(
+            f"{folder}: {differing[0]!r} is trained by only one of the saved run and this one "
+            f"({len(differing)} are); go on with the command that wrote it, or start anew with "
+            "checkpoint.resume=none"
+        )
     tensors = read_parameters(
         folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
     )

@@ -1,4 +1,4 @@
-"""Labels per base from a genome store: its track `features`, or an annotation of its contigs.
+"""Labels per base from a genome store or shards: the track `features`, or an annotation.
 
 The store is cut into windows, which belong to a split by their contig, or, as in the shards of
 pretraining, by their place: the end of each contig is held out.
@@ -15,8 +15,11 @@ import numpy.typing as npt
 from megatron_hyena.config.finetune import FEATURES, LabelSection, TaskSection
 from megatron_hyena.corpus.labels import label_genome
 from megatron_hyena.corpus.splits import SplitRule, Stretch, split_contigs
-from megatron_hyena.data.alphabet import Bases, unknown_letters
+from megatron_hyena.data.alphabet import Bases, SequenceType, unknown_letters
+from megatron_hyena.data.shard_reader import Run, open_runs
 from megatron_hyena.data.store import GenomeStore
+from megatron_hyena.data.tracks import FEATURES as FEATURES_TRACK
+from megatron_hyena.data.window import check_tracks
 from megatron_hyena.errors import UserError
 from megatron_hyena.finetune.examples import SPLITS, Example, class_counts
 from megatron_hyena.finetune.tables import check_classes
@@ -37,21 +40,51 @@ def read_genome(
         UserError: no such store, track, annotation or contig; nothing to train on; a class that
             is absent from training.
     """
-    store = GenomeStore.open(task.store)
-    flags = _flags(store, task)
     classes = (OTHER, *task.features)
-    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
-    for stretch in _stretches(store, task, data):
-        splits[stretch.split] += _windows(store, flags, stretch, task, data)
+    splits = _of_shards(task, data) if task.shards else _of_store(task, data)
+    source = task.shards or task.store
     if not splits["train"]:
-        raise UserError(f"{store.path}: nothing is left for training; hold out fewer contigs")
+        raise UserError(f"{source}: nothing is left for training; hold out fewer contigs")
     counts = {name: class_counts(found, len(classes)) for name, found in splits.items()}
     seen = {
         name: {c for c, count in zip(classes, found, strict=True) if count}
         for name, found in counts.items()
     }
-    check_classes(str(store.path), task, classes, seen)
+    check_classes(source, task, classes, seen)
     return splits, classes
+
+
+def _of_store(task: TaskSection, data: LabelSection) -> dict[str, list[Example]]:
+    store = GenomeStore.open(task.store)
+    flags = _flags(store, task)
+    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    for stretch in _stretches(store, task, data):
+
+        def read(start: int, end: int, contig: str = stretch.contig) -> tuple[Bases, Bases]:
+            return store.read(contig, start, end), flags(contig, start, end)
+
+        place = stretch.contig, stretch.start, stretch.end
+        splits[stretch.split] += _windows(place, store.type, read, task, data)
+    return splits
+
+
+def _of_shards(task: TaskSection, data: LabelSection) -> dict[str, list[Example]]:
+    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    for split in SPLITS:
+        folder = Path(task.shards) / split
+        if split != "train" and not folder.is_dir():
+            continue
+        runs = open_runs(folder)
+        check_tracks(runs, (FEATURES_TRACK,), both_strands=False)
+        for run in runs:
+
+            def read(start: int, end: int, run: Run = run) -> tuple[Bases, Bases]:
+                place = start - run.start, end - run.start
+                return run.read(*place), run.read_track(FEATURES_TRACK, *place)
+
+            place = run.contig, run.start, run.start + run.length
+            splits[split] += _windows(place, run.type, read, task, data)
+    return splits
 
 
 def swapped(classes: tuple[str, ...]) -> dict[int, int]:
@@ -115,19 +148,22 @@ def _stretches(store: GenomeStore, task: TaskSection, data: LabelSection) -> lis
 
 
 def _windows(
-    store: GenomeStore, flags: Flags, stretch: Stretch, task: TaskSection, data: LabelSection
+    place: tuple[str, int, int],
+    kind: SequenceType,
+    read: Callable[[int, int], tuple[Bases, Bases]],
+    task: TaskSection,
+    data: LabelSection,
 ) -> Iterator[Example]:
     """Windows of `data.sequence_length`, the last one shorter; those of N alone are left out."""
-    length = data.sequence_length
-    for start in range(stretch.start, stretch.end, length):
-        end = min(start + length, stretch.end)
-        bases: Bases = store.read(stretch.contig, start, end)
+    length, (contig, first, last) = data.sequence_length, place
+    for start in range(first, last, length):
+        end = min(start + length, last)
+        bases, flags = read(start, end)
         if data.upper_case:
             bases = np.frombuffer(bases.tobytes().upper(), dtype=np.uint8)
-        if unknown_letters(store.type, bases).all():
-            continue
-        labels = _class_of(flags(stretch.contig, start, end), task.features)
-        yield Example(f"{stretch.contig}:{start + 1}-{end}", bases, labels)
+        if not unknown_letters(kind, bases).all():
+            labels = _class_of(flags, task.features)
+            yield Example(f"{contig}:{start + 1}-{end}", bases, labels)
 
 
 def _class_of(flags: npt.NDArray[np.uint8], features: tuple[str, ...]) -> npt.NDArray[np.int16]:

@@ -23,10 +23,10 @@ def read_task(task: TaskSection, data: LabelSection, vocab_size: int) -> TaskDat
             do not vary, or are all unknown, or negative counts.
     """
     splits, classes = (read_table if task.table else read_genome)(task, data)
-    source = task.table or task.store
+    source = task.table or task.store or task.shards
     _check_letters(source, splits, vocab_size)
     splits = _without_duplicates(source, splits, data.duplicates)
-    swaps = swapped(classes) if data.reverse_complement and task.store else {}
+    swaps = swapped(classes) if data.reverse_complement and not task.table else {}
     train, valid, test = (splits[name] for name in SPLITS)
     found = TaskData(task.name, task.kind, classes, train, valid, test)
     if task.kind == "regression":

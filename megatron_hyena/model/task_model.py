@@ -94,8 +94,10 @@ class TaskModel(nn.Module):
         return self._predictions(input_ids, self.states(input_ids))
 
     def _predictions(self, input_ids: Tensor, states: Tensor) -> Tensor:
-        with self._dropout(states.device):
-            found: Tensor = self.head(self.task)(states, input_ids != PAD)
+        wide = states if states.dtype == torch.float64 else states.float()
+        # A head is cheap, and its sums over a sequence are long: never in half precision.
+        with self._dropout(states.device), torch.autocast(states.device.type, enabled=False):
+            found: Tensor = self.head(self.task)(wide, input_ids != PAD)
         return found
 
     def weighted_losses(

@@ -106,6 +106,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Read]:
     }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("tied", CONFIGURATIONS)
 def test_auto_classes_read_the_folder_without_this_package(
     read: dict[bool, Read], tied: bool

@@ -34,7 +34,7 @@ def test_words_of_python_are_keys_without_the_underscore(tmp_path):
 
 
 def test_several_tasks(tmp_path):
-    values = {"finetune": {"from": "x"}, "tasks": [{"name": "a", "table": "a.tsv"}]}
+    values: dict = {"finetune": {"from": "x"}, "tasks": [{"name": "a", "table": "a.tsv"}]}
     values["tasks"].append({"name": "b", "kind": "regression", "table": "b.csv"})
     config = load(tmp_path, values)
     assert [task.name for task in config.all_tasks] == ["a", "b"]
@@ -51,8 +51,12 @@ def test_several_tasks(tmp_path):
         ),
         ({"finetune": {"from": "x", "random": True, "heads": "keep"}}, "set one"),
         ({"finetune": {"from": "x", "metric": "spearman"}}, "of a classification='spearman' is"),
-        ({"task": {}}, "task 'task': has neither table nor store"),
-        ({"task": {"table": "t", "store": "s"}}, "has both table and store"),
+        ({"task": {}}, "task 'task': has neither table, store nor sha"),
+        ({"task": {"table": "t", "store": "s"}}, "has table and store; name the one"),
+        (
+            {"task": {"table": "t", "valid_contigs": ["c"]}},
+            "table has labels and splits of its own",
+        ),
         ({"task": {"store": "s"}}, "kind=classification has a label per sequence"),
         ({"task": {"table": "t", "kind": "regression", "class_weights": "balanced"}}, "no classes"),
         ({"task": {"table": "t", "label_column": "a,b"}}, "label_column=a,b is several"),

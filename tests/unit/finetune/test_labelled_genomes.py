@@ -7,6 +7,9 @@ import pytest
 
 from megatron_hyena.config.finetune import LabelSection, TaskSection
 from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.corpus.shards import ShardSettings, write_shards
+from megatron_hyena.corpus.splits import SplitRule
+from megatron_hyena.data.store import GenomeStore
 from megatron_hyena.errors import UserError
 from megatron_hyena.finetune.batches import turned
 from megatron_hyena.finetune.reading import read_task
@@ -97,6 +100,28 @@ def test_the_other_strand(files):
     assert other.label.tolist() == [{0: 0, 1: 2, 2: 1}[c] for c in example.label[::-1].tolist()]
     with pytest.raises(UserError, match="turns coding_plus into its counterpart"):
         task_of(files, features=("coding_plus",), data={"reverse_complement": True})
+
+
+def test_shards_have_splits_and_labels_of_their_own(files):
+    rule = SplitRule(0.2, 0.2, gap=20)
+    for features in (True, False):
+        settings = ShardSettings(rule=rule, features=features)
+        folder = files[0] / f"shards_{features}"
+        write_shards(GenomeStore.open(files[0] / "with.zarr"), folder, settings)
+    section = TaskSection(kind="token_classification", shards=str(files[0] / "shards_True"))
+    data = LabelSection(sequence_length=20, valid_fraction=0.2, test_fraction=0.2)
+    found = read_task(section, data, 256)
+    wanted = task_of(files, data={"valid_fraction": 0.2, "test_fraction": 0.2})
+    for split in ("train", "valid", "test"):
+        pairs = zip(found.split(split), wanted.split(split), strict=True)
+        assert found.split(split)
+        for one, other in pairs:
+            assert one.name == other.name
+            assert one.bases.tobytes() == other.bases.tobytes()
+            assert one.label.tolist() == other.label.tolist()
+    bare = TaskSection(kind="token_classification", shards=str(files[0] / "shards_False"))
+    with pytest.raises(UserError, match=r"write them with tools.make_shards --features"):
+        read_task(bare, data, 256)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +28,10 @@ MODEL = HyenaGLTConfig(
     ffn_hidden_size=48,
     tie_embeddings=False,
     init_std=0.2,
+)
+# The router sees bytes alone, so that rounding in one layout cannot open another chunk.
+MERGED = replace(
+    MODEL, pattern="S(LA)0.6M", window=8, router_input="trunk", adaptive=True, complexity="window"
 )
 KINDS = ("token_classification", "classification", "regression")
 OPTIM = {"optim.lr": 3e-3, "optim.min_lr": 1e-3, "optim.warmup_steps": 2, "optim.grad_clip": 0.5}
@@ -106,7 +110,7 @@ def configure(tuning: Tuning, folder: str):
         "parallel.sequence": tuning.sequence,
         "parallel.zero_stage": tuning.zero,
         "parallel.recompute": tuning.recompute,
-        "data.sequence_length": LENGTH,
+        "data.sequence_length": -(-LENGTH // 16) * 16,
         "train.steps": STEPS,
         "train.global_batch_size": BATCH,
         "train.micro_batch_size": BATCH // tuning.data // tuning.pieces,
@@ -271,6 +275,44 @@ def tune_dense(folder: str, method: str, balance: str, start: dict[str, Tensor])
         weights = {}
     weights |= {name: p.detach() for name, p in heads.parameter_of.items()}
     return Tuned(losses, norms, weights, predictions)
+
+
+def tune_modules(folder: str, tuning: Tuning) -> Tuned:
+    """The same by the dense `TaskModel`, batch by batch: with its dropout and its merging."""
+    from megatron_hyena.data.order import draw_key
+    from megatron_hyena.engine.groups import parameter_groups
+    from megatron_hyena.finetune.batches import TrainingExamples
+    from megatron_hyena.model.task_model import TaskModel
+    from megatron_hyena.model.tasks import task_of_step, task_probabilities
+    from megatron_hyena.model.unfreezing import set_method
+    from pretrain.finetune_build import head_of
+
+    config, tasks = configure(tuning, folder), {kind: task_data(kind) for kind in KINDS}
+    trunk = HyenaGLT.from_pretrained(folder)
+    heads = {section.name: head_of(section, tasks[section.name]) for section in config.all_tasks}
+    model = TaskModel(trunk, heads)
+    set_method(model, tuning.method, head_lr_factor=2.0)
+    groups = parameter_groups(model, config.optim)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    moved = [p for p in model.parameters() if p.requires_grad]
+    shown, losses, norms = dict.fromkeys(KINDS, 0), [], []
+    for step in range(STEPS):
+        kind = task_of_step(task_probabilities({k: 10 for k in KINDS}, 50.0), step, 0)
+        stream = TrainingExamples(tasks[kind], draw_key(0, KINDS.index(kind)))
+        (batch,) = stream.batches(shown[kind], BATCH, 1)
+        shown[kind] += BATCH
+        model.begin(kind, step)
+        found = model.weighted_losses(batch.input_ids, batch.targets, batch.weights)
+        found = found / batch.weights.sum()
+        optimizer.zero_grad()
+        found.sum().backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(moved, config.optim.grad_clip).item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, config.optim) * group["lr_factor"]
+        optimizer.step()
+        trunk.after_step()
+        losses.append(found[0].item())
+    return Tuned(losses, norms, {n: p.detach() for n, p in model.named_parameters()}, {})
 
 
 def _balanced(mean: Tensor, kind: str, balance: str, log_variance: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 import torch
 
 from megatron_hyena import HyenaGLT
-from tests.parallel.finetune_cases import KINDS, MODEL, Tuning, relative, tune_dense, tune_on_ranks
+from tests.parallel.finetune_cases import (
+    MERGED,
+    MODEL,
+    Tuning,
+    relative,
+    tune_dense,
+    tune_modules,
+    tune_on_ranks,
+)
 from tests.parallel.ranks import run_ranks
 
 pytestmark = pytest.mark.parallel
@@ -41,6 +50,14 @@ def folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
+def merged_folder(tmp_path_factory) -> str:
+    """A saved model with a merged stage."""
+    path = tmp_path_factory.mktemp("merged")
+    HyenaGLT(MERGED, seed=3).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def dense(folder):
     """The reference of a method, from the heads that a run starts with."""
     from megatron_hyena.model.task_model import TaskModel
@@ -64,8 +81,8 @@ def check(tuning, ranks, wanted):
     assert found.grad_norms == pytest.approx(wanted.grad_norms, rel=1e-4), tuning
     for name, weight in wanted.weights.items():
         assert relative(found.weights[name], weight) < 1e-4, (str(tuning), name)
-    for kind in KINDS:
-        for told, right in zip(found.predictions[kind], wanted.predictions[kind], strict=True):
+    for kind, predictions in wanted.predictions.items():
+        for told, right in zip(found.predictions[kind], predictions, strict=True):
             assert np.abs(told - right).max() < 1e-4 * max(1, np.abs(right).max()), (tuning, kind)
     for other in ranks[1:]:
         for name, weight in found.weights.items():
@@ -76,6 +93,22 @@ def test_two_ranks(tmp_path, folder, dense):
     results = run_ranks(tune_on_ranks, 2, tmp_path, FAST, folder)
     for tuning in FAST:
         check(tuning, [r[tuning] for r in results], dense(tuning.method, tuning.balance))
+
+
+DROPPING = [
+    Tuning(tensor=2, sequence=True, zero=2, dropout=0.4),
+    Tuning(context=2, zero=3, dropout=0.4),
+]
+
+
+def test_merged_stages_and_dropout_on_two_ranks(tmp_path, merged_folder):
+    """Ranks that share a sequence drop the same, and hold its merging's rate together."""
+    results = run_ranks(tune_on_ranks, 2, tmp_path, DROPPING, merged_folder)
+    for tuning in DROPPING:
+        wanted = tune_modules(merged_folder, tuning)
+        without = tune_modules(merged_folder, replace(tuning, dropout=0.0))
+        assert abs(wanted.losses[0] - without.losses[0]) > 1e-3, "nothing was dropped"
+        check(tuning, [r[tuning] for r in results], wanted)
 
 
 @pytest.mark.slow

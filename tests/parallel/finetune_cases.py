@@ -160,6 +160,38 @@ def tune_on_ranks(tunings: list[Tuning], folder: str) -> dict[Tuning, Tuned]:
     return results
 
 
+def resume_on_ranks(first: Tuning, then: Tuning, folder: str, saved: str) -> tuple[list, list]:
+    """Losses behind the third step: straight on, and from its checkpoint in another layout."""
+    from megatron_hyena.engine.saving import resume, save_checkpoint
+    from megatron_hyena.finetune.trunk import find_source
+    from megatron_hyena.parallel.mesh import destroy_mesh
+    from megatron_hyena.runtime.process import Process
+    from pretrain.finetune_build import build, steps_of
+
+    process = Process(
+        rank=torch.distributed.get_rank(),
+        world_size=torch.distributed.get_world_size(),
+        device=torch.device("cpu"),
+        timeout=timedelta(seconds=300),
+    )
+    tasks = {kind: task_data(kind) for kind in KINDS}
+    built = build(configure(first, folder), find_source(folder), tasks, process)
+    straight = []
+    for step, batches in steps_of(configure(first, folder), tasks, built, 0):
+        straight.append(built.engine.train_step(batches).loss)
+        if step == 2:
+            path = save_checkpoint(built.engine, Path(saved))
+    destroy_mesh()
+    config = configure(then, folder)
+    config = replace(config, checkpoint=replace(config.checkpoint, resume=str(path)))
+    built = build(config, find_source(folder), tasks, process)
+    assert resume(built.engine) == path
+    steps = steps_of(config, tasks, built, 3)
+    resumed = [built.engine.train_step(batches).loss for _, batches in steps]
+    destroy_mesh()
+    return straight[3:], resumed
+
+
 class DenseHeads(torch.nn.Module):
     """Heads of the three kinds, written anew in plain torch from their saved weights."""
 

@@ -15,6 +15,7 @@ from tests.parallel.finetune_cases import (
     MODEL,
     Tuning,
     relative,
+    resume_on_ranks,
     tune_dense,
     tune_modules,
     tune_on_ranks,
@@ -109,6 +110,31 @@ def test_merged_stages_and_dropout_on_two_ranks(tmp_path, merged_folder):
         without = tune_modules(merged_folder, replace(tuning, dropout=0.0))
         assert abs(wanted.losses[0] - without.losses[0]) > 1e-3, "nothing was dropped"
         check(tuning, [r[tuning] for r in results], wanted)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (Tuning(tensor=2, sequence=True, method="gradual"), Tuning(context=2, zero=3)),
+        pytest.param(
+            Tuning(data=2, zero=2, method="lora"), Tuning(context=2, zero=0),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            Tuning(data=2, zero=3, method="frozen"), Tuning(tensor=2, zero=1),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_it_goes_on_in_another_layout(tmp_path, folder, first, then):
+    then = replace(then, method=first.method, balance="uncertainty")
+    first = replace(first, balance="uncertainty")
+    (straight, resumed), _ = run_ranks(
+        resume_on_ranks, 2, tmp_path / "ranks", first, then, folder, str(tmp_path / "saved")
+    )
+    assert resumed == pytest.approx(straight, rel=1e-4)
+    assert len(straight) == 3
 
 
 @pytest.mark.slow

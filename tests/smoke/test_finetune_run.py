@@ -65,31 +65,28 @@ def run(folder: Path, ranks: int, name: str, *overrides: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(folder) -> Path:
-    """A run to its end, on one rank."""
-    run(folder, 1, "whole")
-    return folder / "whole"
-
-
-def test_two_tasks_from_start_to_best(folder, whole):
-    """Stopped on one rank, ended on two that share every layer: as if on one all along."""
-    said = run(folder, 1, "parts", f"train.stop_after={STOP}")
+def tuned(folder) -> Path:
+    """A run that was stopped on one rank, and ended on two that share every layer."""
+    said = run(folder, 1, "run", f"train.stop_after={STOP}")
     assert f"stopped after step {STOP} of {STEPS}, saved" in said
-    run(folder, 2, "parts", "parallel.tensor=2", "parallel.sequence=true")
-    runs = whole, folder / "parts"
-    losses = [[r["loss"] for r in metrics(one)] for one in runs]
-    assert losses[0][:STOP] == losses[1][:STOP]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-3, abs=2e-3)
-    found = [json.loads((one / "summary.json").read_text()) for one in runs]
-    assert found[0]["test"]["motif/mcc"] > 0.5 and found[0]["test"]["share/spearman"] > 0.5
-    assert found[1]["test"]["motif/auroc"] == pytest.approx(
-        found[0]["test"]["motif/auroc"], abs=0.05
-    )
-    assert found[1]["layout"]["tensor"] == 2
-    scores = {r["step"]: r["score"] for r in metrics(whole, "validation.jsonl")}
+    assert not (folder / "run" / "summary.json").exists()
+    said = run(folder, 2, "run", "parallel.tensor=2", "parallel.sequence=true")
+    assert "resuming from" in said
+    return folder / "run"
+
+
+def test_two_tasks_from_start_to_best(tuned):
+    records = metrics(tuned)
+    assert [r["step"] for r in records] == [*range(1, STEPS + 1)]
+    assert np.isfinite([r["loss"] for r in records]).all()
+    summary = json.loads((tuned / "summary.json").read_text())
+    assert summary["test"]["motif/mcc"] > 0.5 and summary["test"]["share/spearman"] > 0.5
+    assert summary["layout"]["tensor"] == 2 and summary["steps"] == STEPS
+    scores = {r["step"]: r["score"] for r in metrics(tuned, "validation.jsonl")}
     assert list(scores) == [8, 16, 24, 32, 40]
-    assert found[0]["best_score"] == max(scores.values()) == scores[found[0]["best_step"]]
-    check_predictions(whole, found[0])
+    assert summary["best_score"] == max(scores.values()) == scores[summary["best_step"]]
+    assert json.loads((tuned / "best" / "tasks.json").read_text())["step"] == summary["best_step"]
+    check_predictions(tuned, summary)
 
 
 def check_predictions(folder: Path, summary: dict) -> None:
@@ -129,8 +126,8 @@ def test_mistakes_are_told_before_anything_begins(folder, tmp_path, capsys, over
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_does_not_go_on_as_another(folder, whole, capsys):
-    arguments = [str(folder / "run.yaml"), f"run.output_dir={whole}"]
+def test_a_run_does_not_go_on_as_another(folder, tuned, capsys):
+    arguments = [str(folder / "run.yaml"), f"run.output_dir={tuned}"]
     assert main([*arguments, "finetune.temperature=1.0"]) == 2
     assert "begun with another section 'finetune'" in capsys.readouterr().err
 

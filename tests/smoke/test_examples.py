@@ -17,6 +17,7 @@ SCRIPTS = {
     "analyse_sequence": ["--width", "32", "--layers", "3"],
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
+    "finetune": ["--steps", "60"],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "open_in_transformers": [],
@@ -98,6 +99,13 @@ def test_a_filter_of_ones_own_trains_and_is_saved_by_name(printed: list[str]) ->
         assert float(first(r"-> ([\d.]+) nats", line)) < float(first(r"loss ([\d.]+) ->", line))
         assert line.startswith(f"{name}: ")
         assert line.endswith("the same: True")
+
+
+@run("finetune")
+def test_additions_learn_and_the_saved_model_tells_the_same(printed: list[str]) -> None:
+    assert printed[0] == "lora: 14,530 of 138,462 parameters"
+    assert float(first(r"sequences: ([\d.]+)", printed[1])) > 0.8
+    assert printed[2].endswith("of classes absent and present: the same True")
 
 
 @run("hybrid_model")

@@ -1,0 +1,177 @@
+"""Records of VCF and BCF files, and whether they belong to the reference."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_hyena.errors import UserError
+from megatron_hyena.formats.compressed import read_start
+from megatron_hyena.formats.parquet_parts import needed
+from megatron_hyena.formats.reference import Reference
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line: `number` from 1, `position` 1-based as in the file; no `alts` where it has none."""
+
+    number: int
+    contig: str
+    position: int
+    name: str
+    ref: str
+    alts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"record {self.number} ({self.contig}:{self.position})"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a file holds: records, alleles, and the records whose REF the reference has not."""
+
+    records: int
+    alleles: int
+    mismatched: int
+
+    @property
+    def match_rate(self) -> float:
+        """Share of records whose REF is what the reference has."""
+        return 1 - self.mismatched / self.records
+
+
+def open_variants(path: Path) -> Any:
+    """A `pysam.VariantFile` to read from.
+
+    Raises:
+        UserError: missing, empty, cut short, or neither VCF nor BCF.
+    """
+    pysam = needed("pysam")
+    read_start(path)
+    before = pysam.set_verbosity(0)  # what it would print becomes a sentence here
+    try:
+        return pysam.VariantFile(str(path))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is no VCF or BCF file ({error}); give one that begins with ##fileformat=VCF"
+        ) from error
+    finally:
+        pysam.set_verbosity(before)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield all records in order, without genotypes.
+
+    Raises:
+        UserError: as `open_variants`; a line that cannot be read, or records out of order.
+    """
+    pysam, last = needed("pysam"), None
+    seen: set[str] = set()
+    _check_last_line(path)
+    with open_variants(path) as file:
+        file.subset_samples([])
+        before = pysam.set_verbosity(0)
+        try:
+            for number, line in enumerate(_lines(path, file, lambda: last), 1):
+                record = Record(
+                    number,
+                    line.contig,
+                    line.pos,
+                    line.id or ".",
+                    line.ref or "",
+                    tuple(line.alts or ()),
+                )
+                _check_order(path, last, record, seen)
+                last = record
+                yield record
+        finally:
+            pysam.set_verbosity(before)
+
+
+def _lines(path: Path, file: Any, last: Any) -> Iterator[Any]:
+    """The file's own records; what goes wrong is told by the last one that was read."""
+    try:
+        yield from file
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        where = f"behind {last()}" if last() else "in its first record"
+        raise UserError(
+            f"{path} is cut short or damaged {where}: {error}; fetch or write it again"
+        ) from error
+
+
+def _check_last_line(path: Path) -> None:
+    """A plain or gzip VCF whose last line has too few columns was cut within it."""
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+    if zipped:
+        try:
+            with gzip.open(path, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{path} is cut short ({error}); fetch or write it again") from error
+
+
+def _check_order(path: Path, last: Record | None, record: Record, seen: set[str]) -> None:
+    if last is not None and last.contig == record.contig:
+        if record.position < last.position:
+            raise UserError(
+                f"{path}: {record} stands behind {last}; sort the file (bcftools sort)"
+            )
+        return
+    if record.contig in seen:
+        raise UserError(
+            f"{path}: {record} comes back to {record.contig} behind {last}; sort the file "
+            "(bcftools sort)"
+        )
+    seen.add(record.contig)
+
+
+def matches(record: Record, reference: Reference) -> bool:
+    """Whether the reference has REF there, in either case."""
+    start = record.position - 1
+    end = start + len(record.ref)
+    if start < 0 or end > reference.lengths[record.contig]:
+        return False
+    found = reference.read(record.contig, start, end).tobytes().decode("latin-1")
+    return found.upper() == record.ref.upper()
+
+
+def survey(path: Path, reference: Reference, max_mismatch: float) -> Survey:
+    """Read all records once and compare every REF.
+
+    Raises:
+        UserError: as `read_records`; a contig that the reference has not; no records; more REFs
+            that differ than `max_mismatch` allows, with the first.
+    """
+    records = alleles = mismatched = 0
+    first: Record | None = None
+    for record in read_records(path):
+        if record.contig not in reference.lengths:
+            raise UserError(f"{path}: {record}: {reference.unknown(record.contig)}")
+        records, alleles = record.number, alleles + max(1, len(record.alts))
+        if not matches(record, reference):
+            mismatched, first = mismatched + 1, first or record
+    if not records:
+        raise UserError(f"{path} holds no records; give a file with variants")
+    if first is not None and mismatched > max_mismatch * records:
+        raise UserError(_mismatch(path, reference, first, mismatched, records, max_mismatch))
+    return Survey(records, alleles, mismatched)
+
+
+def _mismatch(
+    path: Path, reference: Reference, first: Record, count: int, records: int, limit: float
+) -> str:
+    length, start = reference.lengths[first.contig], first.position - 1
+    found = f"ends at base {length}"
+    if 0 <= start < length:
+        stretch = reference.read(first.contig, start, min(length, start + len(first.ref)))
+        found = f"has {stretch.tobytes().decode('latin-1')}"
+    return (
+        f"{path}: REF of {count} of {records} records ({count / records:.1%}, --max-mismatch "
+        f"{limit:.1%}) is not what {reference.path} has; the first is {first}, REF {first.ref}, "
+        f"where the reference {found}; give the assembly that the variants were called on"
+    )

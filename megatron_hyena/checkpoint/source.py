@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ class TrainedModel:
     """The dense model and its run.
 
     Attributes:
-        model: fp32, in eval mode.
+        model: in eval mode; its user may cast it or move it, for it is a copy.
         name: where it comes from.
         sequence_length: the run's `data.sequence_length`; None where that is not known.
         tracks: those that the run gave it beside the bytes.
@@ -42,7 +43,8 @@ def trained_model(source: str | Path | HyenaGLT) -> TrainedModel:
         UserError: as `load_dense` and `HyenaGLT.from_pretrained`.
     """
     if isinstance(source, HyenaGLT):
-        return TrainedModel(source, "a model in memory", None, (), False, weights_digest(source))
+        model = copy.deepcopy(source).eval()
+        return TrainedModel(model, "a model in memory", None, (), False, weights_digest(model))
     if (Path(source) / "model.safetensors").is_file():
         model = HyenaGLT.from_pretrained(source).eval()
         return TrainedModel(model, str(source), None, (), False, weights_digest(model))

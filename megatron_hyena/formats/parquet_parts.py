@@ -113,7 +113,9 @@ def _write_tables(
     try:
         for table in tables:
             if writer is None:
-                schema = table.schema.with_metadata({k: str(v) for k, v in (metadata or {}).items()})
+                schema = table.schema.with_metadata(
+                    {k: str(v) for k, v in (metadata or {}).items()}
+                )
                 writer = parquet.ParquetWriter(path, schema, compression="zstd")
             writer.write_table(table.cast(schema))
         if writer is None:

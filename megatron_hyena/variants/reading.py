@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_hyena.errors import UserError
-from megatron_hyena.formats.compressed import read_start
+from megatron_hyena.formats.compressed import read_blocks, read_start
 from megatron_hyena.formats.parquet_parts import needed
 from megatron_hyena.formats.reference import Reference
 
@@ -70,7 +71,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     pysam, last = needed("pysam"), None
     seen: set[str] = set()
-    _check_last_line(path)
+    _check_end(path)
     with open_variants(path) as file:
         file.subset_samples([])
         before = pysam.set_verbosity(0)
@@ -102,25 +103,29 @@ def _lines(path: Path, file: Any, last: Any) -> Iterator[Any]:
         ) from error
 
 
-def _check_last_line(path: Path) -> None:
-    """A plain or gzip VCF whose last line has too few columns was cut within it."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    if zipped:
+def _check_end(path: Path) -> None:
+    """Refuse a file that is cut within its compression, by the last record that is whole."""
+    try:
+        for _ in read_blocks(path):
+            pass
+    except UserError as error:
+        last = b""
         try:
             with gzip.open(path, "rb") as file:
-                while file.read(1 << 20):
-                    pass
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{path} is cut short ({error}); fetch or write it again") from error
+                for line in file:
+                    last = line if line.endswith(b"\n") else last
+        except (EOFError, OSError, zlib.error):
+            pass  # as was to be expected
+        if len(columns := last.split(b"\t")) < 8 or last.startswith(b"#"):
+            raise
+        name, place = (column.decode("utf-8", "replace") for column in columns[:2])
+        raise UserError(f"{error}; the last record that is whole is {name}:{place}") from error
 
 
 def _check_order(path: Path, last: Record | None, record: Record, seen: set[str]) -> None:
     if last is not None and last.contig == record.contig:
         if record.position < last.position:
-            raise UserError(
-                f"{path}: {record} stands behind {last}; sort the file (bcftools sort)"
-            )
+            raise UserError(f"{path}: {record} stands behind {last}; sort the file (bcftools sort)")
         return
     if record.contig in seen:
         raise UserError(

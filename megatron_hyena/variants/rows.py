@@ -45,13 +45,13 @@ def rows_of(
     window: int,
     scorer: Scorer,
     both: bool,
-    done: Callable[[int], object] = lambda n: None,
+    done: Callable[[float], object] = lambda share: None,
 ) -> Any:
     """A pyarrow table with a row for each ALT of `records`; see `docs/variants.md`.
 
     Args:
         both: score both strands.
-        done: told how many passages were computed.
+        done: told what share of the work was done since it was last told.
     """
     rows = [row for record in records for row in _rows(record, reference, window)]
     passages: list[Passage] = []
@@ -59,7 +59,7 @@ def rows_of(
         if row.windows is not None:
             for forward in (True, False)[: 1 + both]:
                 passages += row.windows.passages(forward)
-    sums, at = scorer.sums(passages, done), 0
+    sums, at = scorer.sums(passages, lambda n: done(n / len(passages))), 0
     found = []
     for row in rows:
         taken = 2 * (1 + both) if row.windows is not None else 0

@@ -148,13 +148,13 @@ def _score(
     )
     own = range(index - 1, parts.count, count)
     finished = len(own) - len(wanted)
-    bar = progress(description="variants", total=len(own), unit="part", initial=finished)
-    with bar:
+    both = options.strands == "both"
+    with progress(description="variants", total=len(own), unit="part", initial=finished) as bar:
         for number, records in _grouped(vcf, options.part):
             if number in wanted:
-                both = options.strands == "both"
-                parts.write(number, [rows_of(list(records), genome, window, scorer, both)])
-                bar.update()
+                table = rows_of(list(records), genome, window, scorer, both, bar.update)
+                parts.write(number, [table])
+                bar.n = finished = finished + 1
 
 
 def _grouped(vcf: Path, size: int) -> Iterator[tuple[int, Iterator[Record]]]:

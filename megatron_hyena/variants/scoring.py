@@ -74,12 +74,14 @@ class Scorer:
         """log p of every base but the first, fp64 [B, L]; 0 for the first."""
         letters = np.stack([np.frombuffer(text, dtype=np.uint8) for text in batch])
         if self.fold:
-            letters = np.where((letters >= ord("a")) & (letters <= ord("z")), letters & 0xDF, letters)
+            lower = (letters >= ord("a")) & (letters <= ord("z"))
+            letters = np.where(lower, letters & 0xDF, letters)
         nats = np.zeros(letters.shape)
         if letters.shape[1] > 1:
             ids = torch.from_numpy(letters.astype(np.int64)).to(self.device)
             given = ids[:, :-1].contiguous()
             tracks = {} if self.kind is None else {"type": torch.full_like(given, self.kind)}
             losses = self.model.token_losses(given, ids[:, 1:].contiguous(), tracks=tracks)
-            nats[:, 1:] = -losses.double().cpu().numpy()
+            # A merged model fills up its last window, behind all that counts.
+            nats[:, 1:] = -losses[:, : given.shape[1]].double().cpu().numpy()
         return nats

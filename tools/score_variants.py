@@ -4,7 +4,7 @@
         --output scores.parquet --vcf-output scored.vcf.gz
 
 writes a row for each ALT: the change of the sequence's log-likelihood in nats, between windows
-with the same flanks, averaged over both strands, or the reason why it has no score. The same command
+with the same flanks, averaged over both strands, or the reason why it has none. The same command
 goes on where it was stopped. `--shard I/N`, or torchrun, spreads the work: the last to finish
 joins the parts. docs/variants.md defines every column.
 """

@@ -55,7 +55,7 @@ class Reference:
         renamed, near = other_name(contig, self.lengths), ""
         if renamed is not None:
             return (
-                f"{self.path} has no contig {contig!r} but {renamed!r}; rename one side (such as by "
+                f"{self.path} has no contig {contig!r} but {renamed!r}; rename one side (as by "
                 "bcftools annotate --rename-chrs) or give the reference with those names"
             )
         if found := difflib.get_close_matches(contig, list(self.lengths), n=1, cutoff=0.0):

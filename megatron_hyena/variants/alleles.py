@@ -14,7 +14,7 @@ import numpy as np
 
 from megatron_hyena.data.alphabet import Bases
 
-_LOWER = 0x20
+_LOWER = np.uint8(0x20)
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a file holds: records, alleles, and the records whose REF the reference has not."""
+    """What a file holds; `mismatched` is the number of records whose REF the reference has not."""
 
     records: int
-    alleles: int
+    contigs: tuple[str, ...]
     mismatched: int
 
     @property
@@ -48,16 +48,44 @@ def open_variants(path: Path) -> Any:
     """A `pysam.VariantFile` to read from.
 
     Raises:
-        UserError: missing, empty, cut short, or neither VCF nor BCF.
+        UserError: missing, empty, cut short, compressed otherwise, or neither VCF nor BCF.
     """
     pysam = needed("pysam")
     read_start(path)
     before = pysam.set_verbosity(0)  # what it would print becomes a sentence here
     try:
         return pysam.VariantFile(str(path))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{path} is compressed by plain gzip, not by bgzip as VCF should be; unzip it, or: "
+            "gunzip -c FILE | bgzip > NEW"
+        ) from error
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path} is no VCF or BCF file ({error}); give one that begins with ##fileformat=VCF"
+        ) from error
+    finally:
+        pysam.set_verbosity(before)
+
+
+def read_lines(path: Path, file: Any) -> Iterator[Any]:
+    """Yield the `pysam.VariantRecord`s of an open file in order.
+
+    Raises:
+        UserError: a line that cannot be read, by the one before it.
+    """
+    pysam, last = needed("pysam"), None
+    before = pysam.set_verbosity(0)
+    try:
+        while True:  # a loop over the file itself would want to seek, which plain gzip cannot
+            last = next(file)
+            yield last
+    except StopIteration:
+        return
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        where = f"behind {last.contig}:{last.pos}" if last else "in its first record"
+        raise UserError(
+            f"{path} is cut short or damaged {where}: {error}; fetch or write it again"
         ) from error
     finally:
         pysam.set_verbosity(before)
@@ -67,40 +95,18 @@ def read_records(path: Path) -> Iterator[Record]:
     """Yield all records in order, without genotypes.
 
     Raises:
-        UserError: as `open_variants`; a line that cannot be read, or records out of order.
+        UserError: as `open_variants` and `read_lines`; records out of order.
     """
-    pysam, last = needed("pysam"), None
-    seen: set[str] = set()
+    last, seen = None, set[str]()
     _check_end(path)
     with open_variants(path) as file:
         file.subset_samples([])
-        before = pysam.set_verbosity(0)
-        try:
-            for number, line in enumerate(_lines(path, file, lambda: last), 1):
-                record = Record(
-                    number,
-                    line.contig,
-                    line.pos,
-                    line.id or ".",
-                    line.ref or "",
-                    tuple(line.alts or ()),
-                )
-                _check_order(path, last, record, seen)
-                last = record
-                yield record
-        finally:
-            pysam.set_verbosity(before)
-
-
-def _lines(path: Path, file: Any, last: Any) -> Iterator[Any]:
-    """The file's own records; what goes wrong is told by the last one that was read."""
-    try:
-        yield from file
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        where = f"behind {last()}" if last() else "in its first record"
-        raise UserError(
-            f"{path} is cut short or damaged {where}: {error}; fetch or write it again"
-        ) from error
+        for number, line in enumerate(read_lines(path, file), 1):
+            alts = tuple(line.alts or ())
+            record = Record(number, line.contig, line.pos, line.id or ".", line.ref or "", alts)
+            _check_order(path, last, record, seen)
+            last = record
+            yield record
 
 
 def _check_end(path: Path) -> None:
@@ -152,19 +158,20 @@ def survey(path: Path, reference: Reference, max_mismatch: float) -> Survey:
         UserError: as `read_records`; a contig that the reference has not; no records; more REFs
             that differ than `max_mismatch` allows, with the first.
     """
-    records = alleles = mismatched = 0
-    first: Record | None = None
+    records = mismatched = 0
+    first, contigs = None, dict[str, None]()
     for record in read_records(path):
         if record.contig not in reference.lengths:
             raise UserError(f"{path}: {record}: {reference.unknown(record.contig)}")
-        records, alleles = record.number, alleles + max(1, len(record.alts))
+        records = record.number
+        contigs[record.contig] = None
         if not matches(record, reference):
             mismatched, first = mismatched + 1, first or record
     if not records:
         raise UserError(f"{path} holds no records; give a file with variants")
     if first is not None and mismatched > max_mismatch * records:
         raise UserError(_mismatch(path, reference, first, mismatched, records, max_mismatch))
-    return Survey(records, alleles, mismatched)
+    return Survey(records, tuple(contigs), mismatched)
 
 
 def _mismatch(

@@ -100,7 +100,7 @@ def _status(record: Record, alt: str) -> str:
         return "symbolic"
     if "[" in alt or "]" in alt:
         return "breakend"
-    return SCORED if _LETTERS >= {*alt.upper(), *record.ref.upper()} else "not_bases"
+    return SCORED if {*alt.upper(), *record.ref.upper()} <= _LETTERS else "not_bases"
 
 
 def _change(record: Record, alt: str, reference: Reference, window: int) -> Change | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.parquet_parts import needed
-from megatron_hyena.variants.reading import open_variants
+from megatron_hyena.variants.reading import open_variants, read_lines
 from megatron_hyena.variants.rows import DELTAS
 
 _MODES = {".vcf": "w", ".vcf.gz": "wz", ".bcf": "wb"}
@@ -42,18 +42,31 @@ def write_vcf(vcf: Path, table: Path, output: Path, settings: Mapping[str, Any])
     pysam = needed("pysam")
     partial = output.with_name(f".partial.{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
+    header = _header(vcf, settings)
     with open_variants(vcf) as file:
-        for key, (kind, _, description) in _FIELDS.items():
-            file.header.info.add(key, "A", kind, description)
-        told = ("model_sha256", "window", "strands", "dtype")
-        file.header.add_meta("scores", items=[(key, str(settings[key])) for key in told])
+        file.header.merge(header)
         with pysam.VariantFile(str(partial), _mode(output), header=file.header) as into:
-            for record, rows in zip(file, _by_record(table), strict=True):
+            for record, rows in zip(read_lines(vcf, file), _by_record(table), strict=True):
                 for key, (_, column, _) in _FIELDS.items():
                     if record.alts:
                         record.info[key] = tuple(row[column] for row in rows)
                 into.write(record)
     os.replace(partial, output)
+
+
+def _header(vcf: Path, settings: Mapping[str, Any]) -> Any:
+    """The file's header, with what its records name and the header does not, and the scores."""
+    with open_variants(vcf) as file:
+        for _ in read_lines(vcf, file):
+            pass
+        header = file.header.copy()
+    for key, (kind, _, description) in _FIELDS.items():
+        header.info.add(key, "A", kind, description)
+    if "END" not in header.info:  # pysam declares it at the first symbolic ALT, which is too late
+        header.info.add("END", 1, "Integer", "End of the variant")
+    told = ("model_sha256", "window", "strands", "dtype")
+    header.add_meta("scores", items=[(key, str(settings[key])) for key in told])
+    return header
 
 
 def _by_record(table: Path) -> Iterator[list[dict[str, Any]]]:

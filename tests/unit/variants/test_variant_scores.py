@@ -1,4 +1,4 @@
-"""Scores: equal to one model call per allele and strand, and to themselves however they are made."""
+"""Scores are those of one model call per allele and strand, however they are made."""
 
 from __future__ import annotations
 

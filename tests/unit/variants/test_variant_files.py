@@ -216,8 +216,12 @@ def test_work_goes_on_where_it_was_stopped(files, tmp_path, model, monkeypatch) 
     with pytest.raises(KeyboardInterrupt):
         score_variants(model, *paths, OPTIONS)
     assert asked == [1, 5] and not paths[2].exists()
-    monkeypatch.setattr(run, "rows_of", lambda records, *rest: asked.append(records[0].number)
-                        or whole(records, *rest))  # fmt: skip
+
+    def resumed(records, *rest):
+        asked.append(records[0].number)
+        return whole(records, *rest)
+
+    monkeypatch.setattr(run, "rows_of", resumed)
     with pytest.raises(UserError, match=r"was begun with window = 20, now it is 30"):
         score_variants(model, *paths, ScoreOptions(window=30, part=4))
     score_variants(model, *paths, OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,19 +70,22 @@ def weights_digest(model: HyenaGLT) -> str:
     return digest.hexdigest()
 
 
-def check_tracks(trained: TrainedModel, without: bool) -> None:
-    """Refuse a model whose run gave it tracks, unless asked to go without (`--without-tracks`).
+def check_tracks(trained: TrainedModel, without: bool, given: Collection[str] = ()) -> None:
+    """Refuse a model whose run gave it tracks that are not `given`.
 
+    Args:
+        without: go on as where they are unknown (`--without-tracks`).
     Raises:
-        UserError: the tracks; also where chunks are read from one, which nothing can replace.
+        UserError: the track; also where chunks are read from it, which nothing can replace.
     """
     config = trained.model.config
-    if "(" in config.pattern and config.merger == "precomputed":
+    precomputed = "(" in config.pattern and config.merger == "precomputed"
+    if precomputed and "boundaries" not in given:
         raise UserError(
             f"{trained.name}: model.merger=precomputed reads its chunks from the track "
             "`boundaries`, which this input has not; use a model of another merger"
         )
-    beside = [name for name in trained.tracks if name != "type"]
+    beside = [name for name in trained.tracks if name != "type" and name not in given]
     if beside and not without:
         raise UserError(
             f"{trained.name} was trained with the track {beside[0]!r}, which this input has not; "

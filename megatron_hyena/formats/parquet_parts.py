@@ -96,7 +96,8 @@ class Parts:
         with exclusive(self.folder / ".lock"):
             if (self.folder / SETTINGS).is_file():  # else another process was faster
                 partial = self.output.with_name(f".{self.output.name}.partial")
-                tables = (parquet.read_table(self._path(n)) for n in range(self.count))
+                files = (parquet.ParquetFile(self._path(n)) for n in range(self.count))
+                tables = (f.read_row_group(i) for f in files for i in range(f.num_row_groups))
                 _write_tables(partial, tables, metadata)
                 os.replace(partial, self.output)
             shutil.rmtree(self.folder)

@@ -90,7 +90,9 @@ class Parts:
 
     def join(self, metadata: Mapping[str, Any]) -> bool:
         """Make the output of all parts, `metadata` in its schema; False while some are missing."""
-        if not self.folder.is_dir() or self.missing():
+        if not self.folder.is_dir():  # another process has joined them
+            return self.output.is_file()
+        if self.missing():
             return False
         parquet = needed("pyarrow.parquet")
         with exclusive(self.folder / ".lock"):
@@ -100,7 +102,7 @@ class Parts:
                 tables = (f.read_row_group(i) for f in files for i in range(f.num_row_groups))
                 _write_tables(partial, tables, metadata)
                 os.replace(partial, self.output)
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
         return True
 
     def _path(self, number: int) -> Path:

@@ -98,7 +98,6 @@ def read_records(path: Path) -> Iterator[Record]:
         UserError: as `open_variants` and `read_lines`; records out of order.
     """
     last, seen = None, set[str]()
-    _check_end(path)
     with open_variants(path) as file:
         file.subset_samples([])
         for number, line in enumerate(read_lines(path, file), 1):
@@ -152,13 +151,14 @@ def matches(record: Record, reference: Reference) -> bool:
 
 
 def survey(path: Path, reference: Reference, max_mismatch: float) -> Survey:
-    """Read all records once and compare every REF.
+    """Read the whole file once and compare every REF.
 
     Raises:
         UserError: as `read_records`; a contig that the reference has not; no records; more REFs
             that differ than `max_mismatch` allows, with the first.
     """
     records = mismatched = 0
+    _check_end(path)
     first, contigs = None, dict[str, None]()
     for record in read_records(path):
         if record.contig not in reference.lengths:

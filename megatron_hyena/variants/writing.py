@@ -40,7 +40,7 @@ def _mode(path: Path) -> str | None:
 def write_vcf(vcf: Path, table: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Copy `vcf` to `output` with the scores of `table`; the file appears whole."""
     pysam = needed("pysam")
-    partial = output.with_name(f".partial.{output.name}")
+    partial = output.with_name(f".{os.getpid()}.partial.{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     header = _header(vcf, settings)
     with open_variants(vcf) as file:
@@ -61,11 +61,19 @@ def _header(vcf: Path, settings: Mapping[str, Any]) -> Any:
             pass
         header = file.header.copy()
     for key, (kind, _, description) in _FIELDS.items():
-        header.info.add(key, "A", kind, description)
+        if key not in header.info:
+            header.info.add(key, "A", kind, description)
+        elif (header.info[key].number, header.info[key].type) != ("A", kind):  # not ours
+            raise UserError(
+                f"{vcf} has an INFO field {key} of its own, which --vcf-output would write; rename "
+                "it (bcftools annotate), or leave --vcf-output out"
+            )
     if "END" not in header.info:  # pysam declares it at the first symbolic ALT, which is too late
         header.info.add("END", 1, "Integer", "End of the variant")
     told = ("model_sha256", "window", "strands", "dtype")
-    header.add_meta("scores", items=[(key, str(settings[key])) for key in told])
+    header.add_meta(
+        "scores", items=[("ID", "megatron_hyena"), *((key, str(settings[key])) for key in told)]
+    )
     return header
 
 

@@ -58,12 +58,10 @@ def stretch(old: bytes, new: bytes, size: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def log_likelihood(model: HyenaGLT, text: bytes, first: int) -> tuple[float, int]:
-    """Sum of log p of the bytes from `first` (1 at least) on, and their number."""
-    logits = model(torch.tensor([list(text)])).logits[0].double()
-    logs = torch.log_softmax(logits, -1)
-    places = range(max(1, first), len(text))
-    return sum(float(logs[i - 1, text[i]]) for i in places), len(places)
+def log_likelihoods(model: HyenaGLT, text: bytes) -> list[float]:
+    """log p of every byte but the first, which has 0."""
+    logs = torch.log_softmax(model(torch.tensor([list(text)])).logits[0].double(), -1)
+    return [0.0] + [float(logs[i - 1, text[i]]) for i in range(1, len(text))]
 
 
 def score(model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, window: int):
@@ -79,10 +77,11 @@ def score(model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, win
     for forward in (True, False):
         texts = pair if forward else tuple(reverse(text) for text in pair)
         before, behind = (start - low, high - end) if forward else (high - end, start - low)
-        sums = [log_likelihood(model, text, before) for text in texts]
-        whole = max(1 - (len(text) - behind) for text in texts)
-        skipped = max(0, whole)  # a following base that begins a window counts in neither
-        rest = [log_likelihood(model, t, len(t) - behind + skipped)[0] for t in texts]
-        delta = sums[1][0] - sums[0][0]
-        found.append((delta, sums[1][0] / sums[1][1] - sums[0][0] / sums[0][1], rest[1] - rest[0]))
+        logs = [log_likelihoods(model, text) for text in texts]
+        sums = [sum(one[before:]) for one in logs]
+        means = [total / len(one[max(1, before) :]) for total, one in zip(sums, logs, strict=True)]
+        # A following base that begins a window counts in neither.
+        skipped = max(0, *(1 - (len(text) - behind) for text in texts))
+        rest = [sum(one[len(one) - behind + skipped :]) for one in logs]
+        found.append((sums[1] - sums[0], means[1] - means[0], rest[1] - rest[0]))
     return found

@@ -105,6 +105,18 @@ def test_all_kinds_of_files_give_the_same_table(files, tmp_path, model) -> None:
     assert tables[0] == tables[1] == tables[2]
 
 
+def test_a_file_that_was_scored_is_scored_anew(files, tmp_path) -> None:
+    again = ["--vcf", str(tmp_path / "s.vcf.gz"), "--output", str(tmp_path / "t.parquet")]
+    assert main([*files, "--vcf-output", str(tmp_path / "s.vcf.gz"), "--window", "12"]) == 0
+    assert main([*files, *again, "--vcf-output", str(tmp_path / "t.bcf")]) == 0
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    with pysam.VariantFile(str(tmp_path / "t.bcf")) as scored:
+        found = [record.info["DLL"][0] for record in scored]
+    assert found == pytest.approx([row["delta_ll"] for row in rows], rel=1e-5)
+    first = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert found != pytest.approx([row["delta_ll"] for row in first], rel=1e-3)
+
+
 def test_what_cannot_be_scored_is_listed_with_its_reason(tmp_path, model) -> None:
     wrong = other("chr1", 200)
     ref = GENOME["chr1"][9:31].decode()

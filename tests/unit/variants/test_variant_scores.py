@@ -33,7 +33,7 @@ def variants() -> list[Line]:
     """SNVs everywhere, contig ends, indels in and out of repeats, several ALTs, several bases."""
     found: list[Line] = []
     for name, letters in contigs().items():
-        for place in range(0, len(letters), 1 if name == "short" else 11):
+        for place in range(0, len(letters), 1 if name == "short" else 23):
             ref = letters[place : place + 1].decode().upper()
             if ref != "N":
                 others = [base for base in "ACGT" if base != ref]
@@ -124,7 +124,7 @@ def test_scores_are_those_of_one_call_per_allele_and_strand(name, files, tmp_pat
         )
         assert (forward, backward) == pytest.approx((strands[0][0], strands[1][0]), abs=1e-10)
         checked += abs(means[0]) > 1e-3
-    assert checked > 40
+    assert checked > 30
 
 
 def _reaches_an_end(line: Line) -> bool:
@@ -154,11 +154,11 @@ def test_scores_do_not_depend_on_batches_parts_or_order(name, files, tmp_path) -
     ):
         found = scored(model, files, tmp_path / f"s{number}.parquet", **how)
         assert furthest(found, wanted) < 1e-10, how
-    alone = variants()[17]
+    alone = variants()[9]
     one = write_vcf(tmp_path / "one.vcf", [alone]), files[1]
     found = scored(model, one, tmp_path / "one.parquet")
-    same = [row for row in wanted if row["record"] == 18]
-    assert furthest([{**row, "record": 18} for row in found], same) < 1e-10
+    same = [row for row in wanted if row["record"] == 10]
+    assert furthest([{**row, "record": 10} for row in found], same) < 1e-10
 
 
 def test_single_precision_is_stable_too(files, tmp_path) -> None:
@@ -247,3 +247,20 @@ def test_a_model_of_upper_case_is_shown_upper_case(files, tmp_path) -> None:
     assert furthest(folded, wanted) < 1e-10
     kept = rows_of(records, genome, WINDOW, Scorer(model, 999), True).to_pylist()
     assert furthest(kept, wanted) > 1e-3
+
+
+def test_a_model_of_several_types_is_told_the_type(files, tmp_path) -> None:
+    """The reference is DNA, where nothing tells a model of RNA by default otherwise."""
+    model = small_model(small_config("SL", type_embedding="rna")).eval()
+    rows = scored(model, files, tmp_path / "s.parquet")
+    row = next(r for r in rows if r["left"] > 9 and len(r["ref"]) == len(r["alt"]) == 1)
+    letters = contigs()["plain"][row["window_start"] :][: row["left"] + 1 + row["right"]]
+    ids = torch.tensor([list(letters)])
+    sums = []
+    for kind in (0, 1):
+        with torch.no_grad():
+            logs = model(ids, tracks={"type": torch.full_like(ids, kind)}).logits[0].log_softmax(-1)
+        places = range(row["left"], len(letters))
+        sums.append(sum(float(logs[i - 1, letters[i]]) for i in places))
+    assert row["ref_ll_forward"] == pytest.approx(sums[0], abs=1e-10)
+    assert abs(sums[0] - sums[1]) > 1e-3

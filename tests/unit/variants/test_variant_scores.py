@@ -253,7 +253,7 @@ def test_a_model_of_several_types_is_told_the_type(files, tmp_path) -> None:
     """The reference is DNA, where nothing tells a model of RNA by default otherwise."""
     model = small_model(small_config("SL", type_embedding="rna")).eval()
     rows = scored(model, files, tmp_path / "s.parquet")
-    row = next(r for r in rows if r["left"] > 9 and len(r["ref"]) == len(r["alt"]) == 1)
+    row = next(r for r in rows if (r["left"] or 0) > 9 and len(r["ref"]) == len(r["alt"]) == 1)
     letters = contigs()["plain"][row["window_start"] :][: row["left"] + 1 + row["right"]]
     ids = torch.tensor([list(letters)])
     sums = []

@@ -15,7 +15,7 @@ from megatron_hyena.checkpoint.source import TrainedModel, check_tracks, trained
 from megatron_hyena.data.alphabet import SequenceType, reverse_complement
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import TYPE
+from megatron_hyena.data.tracks import BOUNDARIES, TYPE
 from megatron_hyena.embeddings.options import EmbedOptions
 from megatron_hyena.embeddings.parquet_output import ParquetOutput, numbered
 from megatron_hyena.embeddings.pooling import Pooler, Rows
@@ -77,10 +77,11 @@ def embed(
     stretches = whole_contigs(reference) if bed is None else bed_stretches(Path(bed), reference)
     longest = max(stretches, key=lambda stretch: stretch.length)
     check_lengths(trained, (longest.name, longest.length), options)
+    reader = _Reader(trained, reference, store)
+    reader.check(stretches)
     settings = _settings(trained, options, layer, reference, bed)
     dtype = torch.float64 if options.dtype == "float64" else torch.float32
     model = trained.model.to(options.device, dtype)
-    reader = _Reader(trained, reference, store)
 
     def pieces(stretch: Stretch, tell: Callable[[int], object]) -> Iterator[Rows]:
         pooler = Pooler(options.bases, options.pool)
@@ -158,11 +159,20 @@ class _Reader:
     ) -> None:
         self.trained, self.reference = trained, reference
         stored = [] if store is None else [n for n in trained.tracks if n in store.tracks]
-        if store is not None and "boundaries" in store.tracks:
+        if store is not None and BOUNDARIES in store.tracks:
             precomputed = trained.model.config.merger == "precomputed"
-            stored = sorted({*stored, "boundaries"}) if precomputed else stored
+            stored = sorted({*stored, BOUNDARIES}) if precomputed else stored
         self.tracks = {name: store.track(name) for name in stored} if store else {}
         self.typed = trained.model.config.type_embedding != "none"
+
+    def check(self, stretches: list[Stretch]) -> None:
+        """Refuse boundaries on the other strand, as `data.window` does."""
+        turned = [stretch.name for stretch in stretches if stretch.reverse]
+        if turned and BOUNDARIES in self.tracks:
+            raise UserError(
+                f"{turned[0]} is read from the other strand, but the track {BOUNDARIES!r} holds on "
+                "the strand it was made for alone; write + in the BED file"
+            )
 
     def of(self, stretch: Stretch) -> Read:
         """A function (start, end) of the stretch's own bases, on its strand."""

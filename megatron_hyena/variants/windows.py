@@ -25,7 +25,7 @@ class Passage:
     Attributes:
         bases: uint8 [n].
         first: the allele's first base, and not the window's first: nothing foretells that.
-        following: the first base behind the allele that counts in both windows.
+        following: the first base behind the allele.
     """
 
     bases: Bases
@@ -52,13 +52,11 @@ class Windows:
         """The reference's and the alternative's on one strand."""
         pair = (self.reference, self.alternative)
         before, behind = (self.left, self.right) if forward else (self.right, self.left)
-        # Where the contig begins with the change, a following base may be a window's first.
-        unknown = before == 0 and any(len(bases) == behind for bases in pair)
         made = [
             Passage(
                 bases if forward else reverse_complement(bases),
                 max(1, before),
-                len(bases) - behind + int(unknown),
+                len(bases) - behind,
             )
             for bases in pair
         ]

@@ -80,8 +80,6 @@ def score(model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, win
         logs = [log_likelihoods(model, text) for text in texts]
         sums = [sum(one[before:]) for one in logs]
         means = [total / len(one[max(1, before) :]) for total, one in zip(sums, logs, strict=True)]
-        # A following base that begins a window counts in neither.
-        skipped = max(0, *(1 - (len(text) - behind) for text in texts))
-        rest = [sum(one[len(one) - behind + skipped :]) for one in logs]
+        rest = [sum(one[len(one) - behind :]) for one in logs]
         found.append((sums[1] - sums[0], means[1] - means[0], rest[1] - rest[0]))
     return found

@@ -11,11 +11,14 @@ import pytest
 import torch
 import zarr
 
-from megatron_hyena.embeddings import EmbedOptions, embed
+from megatron_hyena.checkpoint.source import TrainedModel
+from megatron_hyena.corpus.prepare import write_store
+from megatron_hyena.embeddings import EmbedOptions, embed, run
 from megatron_hyena.embeddings.pooling import Pooler
+from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.model.states import layer_states
-from tests.oracles.drawing import small_config, small_model
+from tests.oracles.drawing import open_branches, small_config, small_model
 from tests.oracles.merged_models import NESTED, dna, lively_model, merged_config
 from tests.oracles.small_corpus import draw, reverse
 from tests.oracles.variants import write_fasta
@@ -133,16 +136,48 @@ def test_intervals_are_read_by_themselves_on_their_strand(fasta, tmp_path) -> No
     assert np.asarray(group["starts"]).tolist() == [5, 0, 100]
 
 
-def test_a_store_gives_the_same_and_its_tracks(fasta, tmp_path) -> None:
-    from megatron_hyena.corpus.prepare import write_store
+def store_with(folder: Path, fasta: Path, name: str, values: np.ndarray) -> Path:
+    """A genome store with a track."""
+    write_store(folder, [fasta])
+    group = zarr.open_group(str(folder), mode="r+")
+    group.require_group("tracks").create_array(name, data=values)
+    return folder
 
-    model = model_of("SL")
-    write_store(tmp_path / "genome.zarr", [fasta])
-    options = EmbedOptions("sequence", dtype="float64")
-    embed(model, fasta, tmp_path / "a.zarr", options)
-    embed(model, tmp_path / "genome.zarr", tmp_path / "b.zarr", options)
-    for one, other in zip(*(rows_of(tmp_path / f"{n}.zarr") for n in "ab"), strict=True):
-        assert np.array_equal(one, other)
+
+def test_a_store_gives_its_tracks_on_either_strand(fasta, tmp_path, monkeypatch) -> None:
+    model = small_model(small_config("GS")).eval()
+    open_branches(model)
+    trained = TrainedModel(model, "run", None, ("conservation",), False, "0" * 64)
+    monkeypatch.setattr(run, "trained_model", lambda source: trained)
+    with pytest.raises(UserError, match="trained with the track 'conservation', which this input"):
+        embed(model, fasta, tmp_path / "a.zarr")
+    scores = np.random.default_rng(0).normal(size=228).astype("float32")
+    store = store_with(tmp_path / "genome.zarr", fasta, "conservation", scores)
+    bed = tmp_path / "a.bed"
+    bed.write_text("c2\t5\t45\t.\t0\t-\nc2\t5\t45\t.\t0\t+\n")
+    embed(model, store, tmp_path / "b.zarr", EmbedOptions(dtype="float64", piece=9), bed=bed)
+    held = CONTIGS["c2"][5:45], torch.from_numpy(scores[102:142].copy())
+    for rows, turned in zip(rows_of(tmp_path / "b.zarr"), (True, False), strict=True):
+        letters, track = (reverse(held[0]), held[1].flip(0)) if turned else held
+        ids = torch.tensor([list(letters)])
+        wanted = layer_states(model, ids, tracks={"conservation": track[None]})[0].numpy()
+        assert np.abs(rows - wanted).max() < 1e-10
+        assert np.abs(rows - whole(model, letters)).max() > 1e-3
+
+
+def test_boundaries_of_a_store(fasta, tmp_path) -> None:
+    model = lively_model(merged_config("S(S)S", merger="precomputed"), dna(2, 64))
+    opens = np.random.default_rng(0).integers(0, 2, 228).astype("uint8")
+    store = store_with(tmp_path / "genome.zarr", fasta, "boundaries", opens)
+    embed(model, store, tmp_path / "b.zarr", EmbedOptions(dtype="float64", piece=9))
+    ids = torch.tensor([list(CONTIGS["c2"])])
+    track = torch.from_numpy(opens[97:].copy())[None]
+    wanted = layer_states(model, ids, tracks={"boundaries": track})[0].numpy()
+    assert np.abs(rows_of(tmp_path / "b.zarr")[2] - wanted).max() < 1e-10
+    bed = tmp_path / "a.bed"
+    bed.write_text("c2\t5\t45\tleft\t0\t-\n")
+    with pytest.raises(UserError, match="left is read from the other strand, but the track 'bound"):
+        embed(model, store, tmp_path / "c.zarr", bed=bed)
 
 
 @pytest.mark.parametrize("pool", ["mean", "last"])

@@ -18,10 +18,13 @@ SCRIPTS = {
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
     "finetune": ["--steps", "60"],
+
+    "embed": ["--bases", "3000", "--chunk", "70"],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "open_in_transformers": [],
     "read_in_pieces": ["--width", "16", "--length", "500", "--chunk", "90"],
+    "score_variants": ["--variants", "8", "--window", "60"],
     "sequence_lengths": [],
 }
 
@@ -142,3 +145,16 @@ def test_scripts_are_programs() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "filters of 32 taps" in result.stdout
+
+
+@run("score_variants")
+def test_variants_are_scored(printed: list[str]) -> None:
+    assert "100% of 8 records" in printed[0]
+    deltas = [float(first(r"delta_ll (\S+)", line)) for line in printed[1:]]
+    assert len(deltas) == 6 and deltas == sorted(deltas) and deltas[0] < deltas[-1]
+
+
+@run("embed")
+def test_embeddings_equal_one_pass(printed: list[str]) -> None:
+    assert printed[0] == "43 rows of 32 numbers"
+    assert float(first(r"differ by (\S+)", printed[1])) < 1e-5

@@ -38,7 +38,9 @@ class _Keys(MixerStep):
     """What both kinds share. k, v [B, heads, room, head_dim]."""
 
     def __init__(self, mixer: Attention, rows: int, room: int) -> None:
-        self.mixer, self.heads = mixer, mixer.heads
+        self.heads = mixer.heads
+        self.projection, self.projection_bias = mixer.projection, mixer.projection_bias
+        self.output, self.bias = mixer.output, mixer.bias
         width = mixer.projection.shape[0] // 3 // mixer.heads
         self.kv = mixer.projection.new_zeros(rows, 2, mixer.heads, room, width)
         self.rows = torch.arange(rows, device=self.kv.device)
@@ -53,8 +55,8 @@ class _Keys(MixerStep):
         super().join(others)
         self.rows = torch.arange(len(self.kv), device=self.kv.device)
 
-    def place(self, active_B: Tensor | None) -> Tensor:
-        """Where in the room each row's position is written, int64 [B]."""
+    def place(self, active_B: Tensor | None) -> Tensor | int:
+        """Where in the room each row's position is written, int64 [B] or the same for all."""
         raise NotImplementedError
 
     def seen(self, active_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -63,19 +65,20 @@ class _Keys(MixerStep):
 
     def step(self, x_BH: Tensor, now: Now) -> Tensor:
         """See `MixerStep.step`."""
-        mixer = self.mixer
         assert now.cos is not None and now.sin is not None
-        qkv = F.linear(x_BH, mixer.projection, mixer.projection_bias)
+        qkv = F.linear(x_BH, self.projection, self.projection_bias)
         qkv = qkv.view(len(x_BH), self.heads, 3, -1)
         qk = qkv[:, :, :2].to(now.cos.dtype)
         qk = torch.addcmul(qk * now.cos, qk.roll(qk.shape[-1] // 2, -1), now.sin).to(x_BH.dtype)
         new = torch.stack([qk[:, :, 1], qkv[:, :, 2]], 1)
         place = self.place(now.active_B)  # before `kv` is looked at: it may grow
-        self.kv[self.rows, :, :, place] = new
+        if isinstance(place, int):
+            self.kv[:, :, :, place] = new
+        else:
+            self.kv[self.rows, :, :, place] = new
         kv, mask = self.seen(now.active_B)
         y = F.scaled_dot_product_attention(qk[:, :, :1], kv[:, 0], kv[:, 1], attn_mask=mask)
-        out = F.linear(y.reshape(len(x_BH), -1), mixer.output)
-        return out + mixer.bias.to(x_BH.dtype)
+        return F.linear(y.reshape(len(x_BH), -1), self.output, self.bias)
 
 
 class AttentionStep(_Keys):
@@ -111,11 +114,11 @@ class AttentionStep(_Keys):
         if missing > 0:
             self.kv = F.pad(self.kv, (0, 0, 0, missing))
 
-    def place(self, active_B: Tensor | None) -> Tensor:
+    def place(self, active_B: Tensor | None) -> Tensor | int:
         """See `_Keys.place`: what a row that is not active writes is overwritten."""
         if self.longest >= self.kv.shape[3]:
             self._widen(2 * self.kv.shape[3])
-        return self.length_B
+        return self.longest if self.even else self.length_B
 
     def seen(self, active_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See `_Keys.seen`."""

@@ -32,6 +32,8 @@ class HyenaStep(MixerStep):
 
     def __init__(self, mixer: HyenaMixer, rows: int) -> None:
         self.mixer, self.streams = mixer, mixer.streams
+        self.projection, self.projection_bias = mixer.projection, mixer.projection_bias
+        self.output, self.bias = mixer.output, mixer.bias
         self.wide = compute_dtype(mixer.projection)
         self.featurizer = Taps(mixer.featurizer.flip(1).to(self.wide), rows)
         bias = mixer.featurizer_bias
@@ -54,14 +56,13 @@ class HyenaStep(MixerStep):
         features = self.featurizer(projected_BR, active_B)
         if self.featurizer_bias is not None:
             features = features + self.featurizer_bias
-        return features.unflatten(-1, (-1, self.streams)).unbind(-1)
+        return features.view(len(features), -1, self.streams).unbind(-1)
 
     def step(self, x_BH: Tensor, now: Now) -> Tensor:
         """See `MixerStep.step`."""
-        mixer = self.mixer
-        projected = F.linear(x_BH, mixer.projection, mixer.projection_bias).to(self.wide)
+        projected = F.linear(x_BH, self.projection, self.projection_bias).to(self.wide)
         y = self.modulated(self.mix(self.featurized(projected, now.active_B), now.active_B), x_BH)
-        return F.linear(y.to(x_BH.dtype), mixer.output, mixer.bias)
+        return F.linear(y.to(x_BH.dtype), self.output, self.bias)
 
     def modulated(self, y_BD: Tensor, x_BH: Tensor) -> Tensor:
         """A last gate; none by default."""

@@ -114,6 +114,7 @@ def _model(arguments: argparse.Namespace) -> HyenaGLT:
     import torch
 
     from megatron_hyena.checkpoint.dense import load_dense
+    from megatron_hyena.generation.column_first import column_first
 
     try:
         device = torch.device(arguments.device)
@@ -121,7 +122,8 @@ def _model(arguments: argparse.Namespace) -> HyenaGLT:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {arguments.device} cannot be used here: {reason}") from error
-    return load_dense(arguments.source)[0].to(device)
+    model = load_dense(arguments.source)[0].to(device)
+    return column_first(model) if device.type == "cpu" else model
 
 
 def _orders(arguments: argparse.Namespace, kind: SequenceType) -> list[Order]:

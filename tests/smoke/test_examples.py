@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from Bio.Seq import Seq
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
@@ -17,6 +18,7 @@ SCRIPTS = {
     "analyse_sequence": ["--width", "32", "--layers", "3"],
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
+    "generate": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "read_in_pieces": ["--width", "16", "--length", "500", "--chunk", "90"],
@@ -81,6 +83,15 @@ def test_chunks_are_the_whole_and_go_on(printed: list[str]) -> None:
     assert float(first(r"differ by (\S+)", printed[0])) < 1e-4
     assert float(first(r"remembered: (\d+) KiB", printed[1])) > 0
     assert re.fullmatch(r"written: [ACGT]{20}", printed[2])
+
+
+@run("generate")
+def test_sequences_are_written_under_constraints(printed: list[str]) -> None:
+    assert [len(first(r"-> ([ACGT]+)$", line)) for line in printed[:3]] == [40, 40, 40]
+    frame = first(r"^frame: ([ACGT]+) \(length, [\d.]+ nats per base\)$", printed[3])
+    assert frame.startswith("ATG") and "*" not in Seq(frame).translate(11)
+    gene = first(r"^gene: ([ACGT]+) \(constraint, ", printed[4])
+    assert str(Seq(gene).translate(11)) == "MKTAYIAKQR*"
 
 
 @run("custom_filter")

@@ -6,12 +6,14 @@ positions doubles where it is full; nothing is copied at other steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past, keep
 from megatron_hyena.layers.attention import Attention, WindowAttention
 
@@ -20,18 +22,27 @@ FIRST_ROOM = 256
 HIDDEN = float("-inf")
 
 
-def rotary_halves(
-    place_B: Tensor, head_dim: int, base: float, scaling: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, 1, head_dim] of places, so that x cos + swapped(x) sin turns x.
+class Turn:
+    """cos and sin of places, so that x cos + swapped(x) sin turns x by its place.
 
     `swapped` exchanges the halves of each head; the sine of the first is negative. As
     `ops.attention.rotary_angles`, in fp64 before `dtype`.
     """
-    i = torch.arange(0, head_dim, 2, device=place_B.device, dtype=torch.float64)
-    angles = (place_B[:, None].double() / scaling * base ** (-i / head_dim))[:, None, None]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+
+    def __init__(self, config: HyenaGLTConfig, dtype: torch.dtype, device: torch.device) -> None:
+        width = config.hidden_size // config.num_heads
+        i = torch.arange(0, width, 2, device=device, dtype=torch.float64)
+        rate = config.rope_base ** (-i / width) / config.rope_scaling
+        # cos(a - pi / 2) = sin(a), and cos(a + pi / 2) = -sin(a)
+        self.rate, self.dtype = torch.cat([rate] * 4), dtype
+        quarter = torch.full_like(rate, math.pi / 2)
+        self.shift = torch.cat([0 * rate, 0 * rate, quarter, -quarter])
+
+    def __call__(self, place_B: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 1, 1, head_dim] each."""
+        both = torch.addcmul(self.shift, place_B[:, None, None, None].double(), self.rate)
+        cos, sin = both.cos_().to(self.dtype).chunk(2, dim=-1)
+        return cos, sin
 
 
 class _Keys(MixerStep):
@@ -70,12 +81,11 @@ class _Keys(MixerStep):
         qkv = qkv.view(len(x_BH), self.heads, 3, -1)
         qk = qkv[:, :, :2].to(now.cos.dtype)
         qk = torch.addcmul(qk * now.cos, qk.roll(qk.shape[-1] // 2, -1), now.sin).to(x_BH.dtype)
-        new = torch.stack([qk[:, :, 1], qkv[:, :, 2]], 1)
         place = self.place(now.active_B)  # before `kv` is looked at: it may grow
         if isinstance(place, int):
-            self.kv[:, :, :, place] = new
+            self.kv[:, 0, :, place], self.kv[:, 1, :, place] = qk[:, :, 1], qkv[:, :, 2]
         else:
-            self.kv[self.rows, :, :, place] = new
+            self.kv[self.rows, :, :, place] = torch.stack([qk[:, :, 1], qkv[:, :, 2]], 1)
         kv, mask = self.seen(now.active_B)
         y = F.scaled_dot_product_attention(qk[:, :, :1], kv[:, 0], kv[:, 1], attn_mask=mask)
         return F.linear(y.reshape(len(x_BH), -1), self.output, self.bias)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from megatron_hyena.config.pattern import Stage
 from megatron_hyena.errors import UserError
-from megatron_hyena.generation.attention import rotary_halves
+from megatron_hyena.generation.attention import Turn
 from megatron_hyena.generation.byte_features import ByteFeatures
 from megatron_hyena.generation.carried import Carried, Now, Past
 from megatron_hyena.generation.mixers import mixer_step
@@ -47,7 +47,7 @@ class BlockStep(Inside):
         if block.has_mlp:
             mlp: GatedMLP = block.mlp
             self.mlp_norm, self.activation = NormStep(block.mlp_norm), mlp.activation
-            self.gate_value, self.output = mlp.gate_value, mlp.output
+            self.gate_value, self.output = mlp.gate_value, mlp.output.t()
 
     def parts(self) -> list[Carried]:
         """See `Carried.parts`."""
@@ -58,7 +58,7 @@ class BlockStep(Inside):
         x_BH = x_BH + self.mixer.step(self.mixer_norm(x_BH), now)
         if self.has_mlp:
             gate, value = F.linear(self.mlp_norm(x_BH), self.gate_value).chunk(2, dim=-1)
-            x_BH = x_BH + F.linear(self.activation(gate) * value, self.output)
+            x_BH = torch.addmm(x_BH, self.activation(gate) * value, self.output)
         return x_BH
 
     def idle(self, active_B: Tensor) -> None:
@@ -125,6 +125,7 @@ class Decoder:
         self.types = types
         self.features = ByteFeatures.of(model, rows)
         self.final_norm = NormStep(model.final_norm)
+        self.turn = Turn(self.config, self.wide, self.weight.device)
         self.turned = bool(set("AW") & set(self.config.signs))
         self.logits = self.weight.new_zeros(rows, self.config.vocab_size)
         signs = self.config.signs
@@ -213,9 +214,7 @@ class Decoder:
     def _now(self, ids_B: Tensor) -> Now:
         cos = sin = first = None
         if self.turned:
-            width, config = self.config.hidden_size // self.config.num_heads, self.config
-            base, scaling = config.rope_base, config.rope_scaling
-            cos, sin = rotary_halves(self.length_B, width, base, scaling, self.wide)
+            cos, sin = self.turn(self.length_B)
         if self.model.stages:
             first = self.length_B == 0
         features, complexity = self.features.next(ids_B, self.length_B)

@@ -31,18 +31,22 @@ class Taps(Carried):
     def __init__(self, taps_DK: Tensor, rows: int) -> None:
         self.taps_KD = taps_DK.t().contiguous()
         # The last is owed nothing ever; it lets one operation shift and add.
-        self.owed = taps_DK.new_zeros(rows, len(self.taps_KD) + 1, len(taps_DK))
-        self.spare = torch.zeros_like(self.owed)
+        self._owe(taps_DK.new_zeros(rows, len(self.taps_KD) + 1, len(taps_DK)))
+
+    def _owe(self, owed: Tensor) -> None:
+        """Make `owed` the state. Views are made once, since making one takes as long as adding."""
+        spare = torch.zeros_like(owed)
+        self.owed, self._spare = owed, spare
+        self._here, self._there = ((x[:, 1:], x[:, :-1], x[:, 0]) for x in (owed, spare))
 
     def select(self, rows: Tensor) -> None:
         """See `Carried.select`."""
-        super().select(rows)
-        self.spare = torch.zeros_like(self.owed)
+        self._owe(self.owed[rows])
 
     def join(self, others: Sequence[Carried]) -> None:
         """See `Carried.join`."""
-        super().join(others)
-        self.spare = torch.zeros_like(self.owed)
+        every = [one.owed for one in (self, *others) if isinstance(one, Taps)]
+        self._owe(torch.cat(every))
 
     def take(self, history_DBh: Tensor) -> None:
         """Begin behind `history` [D, B, h], the nearest last: all that the taps reach."""
@@ -54,13 +58,13 @@ class Taps(Carried):
 
     def __call__(self, z_BD: Tensor, active_B: Tensor | None) -> Tensor:
         """z [B, D] -> y [B, D], valid until the next call, and in active rows alone."""
-        owed, spare = self.owed, self.spare
-        torch.addcmul(owed[:, 1:], self.taps_KD, z_BD[:, None], out=spare[:, :-1])
-        y = spare[:, 0]
-        if active_B is not None:
-            self.owed = torch.where(active_B[:, None, None], spare, owed)
-            return y
-        self.owed, self.spare = spare, owed
+        _, shifted, y = self._there
+        torch.addcmul(self._here[0], self.taps_KD, z_BD[:, None], out=shifted)
+        if active_B is None:
+            self.owed, self._spare = self._spare, self.owed
+            self._here, self._there = self._there, self._here
+        else:
+            torch.where(active_B[:, None, None], self._spare, self.owed, out=self.owed)
         return y
 
 
@@ -89,10 +93,12 @@ class Modes(Carried):
 
     def __call__(self, z_BD: Tensor, active_B: Tensor | None) -> Tensor:
         """z [B, D] -> y [B, D]; undefined in rows that are not active."""
-        state = torch.addcmul(z_BD[..., None].to(self.pole_DN.dtype), self.pole_DN, self.state)
-        y = torch.linalg.vecdot(_pairs(state), self.residue)
-        self.state = keep(active_B, state, self.state)
-        return torch.addcmul(y, self.skip_D, z_BD)
+        if active_B is None:
+            state = self.state.mul_(self.pole_DN).add_(z_BD[..., None])
+        else:
+            state = keep(active_B, self.state * self.pole_DN + z_BD[..., None], self.state)
+            self.state = state
+        return torch.addcmul(torch.linalg.vecdot(_pairs(state), self.residue), self.skip_D, z_BD)
 
 
 def _pairs(x: Tensor) -> Tensor:

@@ -106,6 +106,11 @@ class Stream:
         """Size of what is remembered; grows with the length if the pattern has `A`, `H` or `G`."""
         return 0 if self._past is None else sum(x.nbytes for x in self._past.state)
 
+    @property
+    def remembered(self) -> State:
+        """What layers know of all whole windows, in the order of their calls; never written to."""
+        return () if self._past is None else self._past.state
+
     def fork(self) -> Stream:
         """A second stream with the same past, which goes on by itself; nothing is copied."""
         other = object.__new__(type(self))

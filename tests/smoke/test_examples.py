@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from Bio.Seq import Seq
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
@@ -18,8 +19,8 @@ SCRIPTS = {
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
     "finetune": ["--steps", "60"],
-
     "embed": ["--bases", "3000", "--chunk", "70"],
+    "generate": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "open_in_transformers": [],
@@ -94,6 +95,15 @@ def test_a_head_on_the_exported_model_learns(printed: list[str]) -> None:
     losses = [float(x) for x in first(r"^loss (.*)", printed[1]).split(" -> ")]
     assert losses[1] < 0.1 * losses[0]
     assert printed[2] == "AATATT is AT-rich"
+
+
+@run("generate")
+def test_sequences_are_written_under_constraints(printed: list[str]) -> None:
+    assert [len(first(r"-> ([ACGT]+)$", line)) for line in printed[:3]] == [40, 40, 40]
+    frame = first(r"^frame: ([ACGT]+) \(length, [\d.]+ nats per base\)$", printed[3])
+    assert frame.startswith("ATG") and "*" not in Seq(frame).translate(11)
+    gene = first(r"^gene: ([ACGT]+) \(constraint, ", printed[4])
+    assert str(Seq(gene).translate(11)) == "MKTAYIAKQR*"
 
 
 @run("custom_filter")

@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -54,6 +55,9 @@ HEADS = {
 }
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 @dataclass(frozen=True)
 class Read:
     """A model, and what a process that cannot import this package has made of its folder."""
@@ -64,12 +68,12 @@ class Read:
     head: TaskHead | None = None
 
 
-def spread(model: nn.Module) -> nn.Module:
+def spread(model: M) -> M:
     """`model` with biases and scales away from their start, as training leaves them."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 
@@ -89,7 +93,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Read]:
         jobs.append((name, models["untied"], spread(make()), asked | {"labels": labels}))
     folders = [scratch / name.replace(" ", "_") for name, *_ in jobs]
     for folder, (name, model, head, _) in zip(folders, jobs, strict=True):
-        trained = head and TrainedHead.of(head, ["no", "yes"] if name == "bytes" else [])
+        classes = ["no", "yes"] if name == "bytes" else []
+        trained = None if head is None else TrainedHead.of(head, classes)
         size = "60KB" if name == "untied" else "5GB"
         export_huggingface(model.config, model.stored(), folder, head=trained, max_shard_size=size)
     save_file({"ids": IDS}, scratch / "ids.safetensors")
@@ -122,11 +127,11 @@ def test_auto_classes_read_the_folder_without_this_package(
     assert said["tied"] is model.config.tie_embeddings
     with torch.no_grad():
         expected = model(IDS, labels=IDS)
-    close = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(found["logits"], expected.logits, **close)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    close(found["logits"], expected.logits)
     torch.testing.assert_close(found["loss"][0], expected.loss)
-    torch.testing.assert_close(found["states"], expected.last_hidden_state, **close)
-    torch.testing.assert_close(found["base_states"], expected.last_hidden_state, **close)
+    close(found["states"], expected.last_hidden_state)
+    close(found["base_states"], expected.last_hidden_state)
     assert found["token_ids"][0].tolist() == list(b"ACGTNnacgtUuRYKMswv")
     assert found["token_ids"][1].tolist() == [65, 67] + [1] * 17
     assert found["mask"][1].tolist() == [1, 1] + [0] * 17

@@ -41,9 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             back = HyenaGLT.from_pretrained(folder / f"{program}-back").eval()
             with torch.no_grad():
                 apart = float((back(ids).logits - model(ids).logits).abs().max())
-            print(
-                f"{program}: {theirs.name}, {theirs.stem}.yml; back, logits differ by {apart:.0e}"
-            )
+            print(f"{program}: {theirs.name} and a YAML; back, logits differ by {apart:.0e}")
         try:
             convert(folder / "vortex-ours", "stripedhyena", folder / "x.pt", Options())
         except UserError as error:

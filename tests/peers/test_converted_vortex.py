@@ -44,6 +44,7 @@ OTHER = EVO2 | {
     "evo2_style_activations": False,
     "qkv_proj_bias": True,
     "short_filter_bias": True,
+    "hyena_out_proj_bias": False,
     "tie_embeddings": False,
     "hcs_filter_groups": 2,
     "use_interpolated_rotary_pos_emb": True,

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     "adapt_to_task": [],
     "analyse_sequence": ["--width", "32", "--layers", "3"],
+    "convert_model": [],
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
     "finetune": ["--steps", "60"],
@@ -168,3 +169,10 @@ def test_variants_are_scored(printed: list[str]) -> None:
 def test_embeddings_equal_one_pass(printed: list[str]) -> None:
     assert printed[0] == "43 rows of 32 numbers"
     assert float(first(r"differ by (\S+)", printed[1])) < 1e-5
+
+
+@run("convert_model")
+def test_models_come_back_from_other_programs(printed: list[str]) -> None:
+    assert [line.partition(":")[0] for line in printed] == ["vortex", "stripedhyena", "refused"]
+    assert all(float(first(r"differ by (\S+)", line)) < 1e-5 for line in printed[:2])
+    assert "has no layer like M" in printed[2]

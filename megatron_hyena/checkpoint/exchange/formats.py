@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from megatron_hyena.checkpoint.exchange import (
 )
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.native import read_native, write_native
+from megatron_hyena.checkpoint.exchange.origin import SETTINGS, Origin, read_origin
 from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
 from megatron_hyena.checkpoint.exchange.savanna_shards import is_savanna
 from megatron_hyena.checkpoint.exchange.tensors import from_checkpoint, from_safetensors, from_torch
@@ -46,6 +48,7 @@ class Options:
         settings: the peer's settings file, where it does not lie beside the tensors.
         allow_lossy: names of `lossy.NAMES`.
         dtype: of the output, a key of `DTYPES`; None keeps the one it came in.
+        origin: a native folder whose origin is that of this model too: it was trained from it.
         max_shard_size: most bytes of a file of a folder, such as 5GB.
         ranks: of a folder of savanna.
         head: of a fine-tuned model, the one to export for transformers; "" for its only one,
@@ -59,6 +62,7 @@ class Options:
     max_shard_size: str = LARGEST_FILE
     ranks: Ranks = field(default_factory=Ranks)
     head: str = ""
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,23 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     losses = Losses(to, options.allow_lossy)
     name = options.from_format or recognise(source)
     weights = FORMATS[name].read(source, losses, options)
+    if options.origin is not None:
+        weights = dataclasses.replace(weights, origin=_origin(options.origin))
     write = FORMATS[to].write
     assert write is not None, to
     notes = write(weights, output, losses, options)
     losses.check()
     return Converted(weights.where, name, [*notes, *losses.lines()])
+
+
+def _origin(folder: Path) -> Origin:
+    found = read_origin(folder)
+    if found is None:
+        raise UserError(
+            f"--origin {folder}: no {SETTINGS} in it; name a folder that --to native made from "
+            "another program's model"
+        )
+    return found
 
 
 def recognise(path: Path) -> str:
@@ -206,7 +222,7 @@ def _has(path: Path, ends: tuple[str, ...]) -> bool:
 FORMATS: dict[str, Format] = {
     "run": Format(_is_run, _read_run, None),
     "hf": Format(_is_hf, _read_hf, _write_hf),
-    "native": Format(_is_native, lambda path, _, __: read_native(path), _write_native),
+    "native": Format(_is_native, lambda path, losses, _: read_native(path, losses), _write_native),
     "vortex": Format(
         _is_vortex,
         lambda path, losses, options: vortex_files.read(path, losses, options.settings),

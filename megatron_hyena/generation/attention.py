@@ -16,6 +16,7 @@ from torch import Tensor
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past, keep
 from megatron_hyena.layers.attention import Attention, WindowAttention
+from megatron_hyena.ops.attention import rotary_frequencies
 
 FIRST_ROOM = 256
 """Positions for which there is room at first."""
@@ -31,8 +32,8 @@ class Turn:
 
     def __init__(self, config: HyenaGLTConfig, dtype: torch.dtype, device: torch.device) -> None:
         width = config.hidden_size // config.num_heads
-        i = torch.arange(0, width, 2, device=device, dtype=torch.float64)
-        rate = config.rope_base ** (-i / width) / config.rope_scaling
+        rate = rotary_frequencies(width, config.rope_base, config.rope_bf16, device)
+        rate = rate / config.rope_scaling
         # cos(a - pi / 2) = sin(a), and cos(a + pi / 2) = -sin(a)
         self.rate, self.dtype = torch.cat([rate] * 4), dtype
         quarter = torch.full_like(rate, math.pi / 2)

@@ -30,6 +30,7 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "HH": {"hyena_filter_size": 9, "use_fft_conv": False},
     "SLWAM": {
         **{"li_poles": "complex", "projection_bias": True, "se_skip": True, "rope_scaling": 3.0},
+        **{"rope_bf16": True},
         **{"norm_eps_outside": True, "mlp_activation": "evo2", "mr_decay": "none"},
         **{"tie_embeddings": False, "type_embedding": "rna"},
     },

@@ -263,7 +263,7 @@ class NormStep:
 
     def __init__(self, norm: RMSNorm) -> None:
         self.norm, self.weight, self.outside = norm, norm.weight, norm.outside
-        self.size = norm.weight.shape[0]
+        self.share = 1 / norm.weight.shape[0]
         self.narrow = norm.weight.dtype not in (torch.float32, torch.float64)
         self.eps = norm.weight.new_tensor(norm.eps)
 
@@ -272,8 +272,8 @@ class NormStep:
         if self.narrow:
             normed: Tensor = self.norm(x_BH)
             return normed
-        square = torch.linalg.vecdot(x_BH, x_BH)
+        size = torch.linalg.vector_norm(x_BH, dim=-1, keepdim=True)
         if self.outside:
-            return x_BH / ((square / self.size).sqrt_() + self.eps)[:, None] * self.weight
-        scale = torch.add(self.eps, square, alpha=1 / self.size).rsqrt_()
-        return x_BH * scale[:, None] * self.weight
+            return x_BH / torch.add(self.eps, size, alpha=self.share**0.5) * self.weight
+        scale = torch.addcmul(self.eps, size, size, value=self.share).rsqrt_()
+        return x_BH * scale * self.weight

@@ -85,20 +85,34 @@ class Modes(Carried):
         # The real part of a product is the product of pairs with one of them conjugated.
         residue = residue_DN.conj() if residue_DN.is_complex() else residue_DN
         self.residue = _pairs(residue.resolve_conj())
-        self.state = self.pole_DN.new_zeros(rows, *log_pole_DN.shape)
+        self._begin(self.pole_DN.new_zeros(rows, *log_pole_DN.shape))
+
+    def _begin(self, state: Tensor) -> None:
+        """Make `state` the state, which is written in place; its views are made once."""
+        self.state, self._as_pairs = state, _pairs(state)
+        self._real = torch.view_as_real(state)[..., 0] if state.is_complex() else state
+
+    def select(self, rows: Tensor) -> None:
+        """See `Carried.select`."""
+        self._begin(self.state[rows])
+
+    def join(self, others: Sequence[Carried]) -> None:
+        """See `Carried.join`."""
+        self._begin(torch.cat([one.state for one in (self, *others) if isinstance(one, Modes)]))
 
     def take(self, carried_DBN: Tensor) -> None:
         """Begin with the state behind the positions before, [D, B, N]."""
-        self.state = carried_DBN.permute(1, 0, 2).to(self.pole_DN.dtype).clone()
+        self._begin(carried_DBN.permute(1, 0, 2).to(self.pole_DN.dtype).contiguous().clone())
 
     def __call__(self, z_BD: Tensor, active_B: Tensor | None) -> Tensor:
         """z [B, D] -> y [B, D]; undefined in rows that are not active."""
         if active_B is None:
-            state = self.state.mul_(self.pole_DN).add_(z_BD[..., None])
+            self.state.mul_(self.pole_DN)
+            self._real.add_(z_BD[..., None])
         else:
-            state = keep(active_B, self.state * self.pole_DN + z_BD[..., None], self.state)
-            self.state = state
-        return torch.addcmul(torch.linalg.vecdot(_pairs(state), self.residue), self.skip_D, z_BD)
+            self._begin(keep(active_B, self.state * self.pole_DN + z_BD[..., None], self.state))
+        y = torch.linalg.vecdot(self._as_pairs, self.residue)
+        return torch.addcmul(y, self.skip_D, z_BD)
 
 
 def _pairs(x: Tensor) -> Tensor:

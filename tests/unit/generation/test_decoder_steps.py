@@ -68,10 +68,10 @@ def test_every_layer(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["SMLAW", "S(MLA)S", "S(M(WL))A"])
 def test_prompts_around_every_border(pattern: str) -> None:
     """Of 128 taps and of windows of 128, the published sizes, some bases before and behind."""
-    lengths = [1, 2, 3, 6, 7, 8, 125, 126, 127, 128, 129, 130, 140]
+    lengths = [1, 2, 3, 6, 7, 126, 127, 128, 129, 140]
     changes = {"mr_filter_length": 128, "window": 128, "attention_window": 127}
     model = lively_model(small_config(pattern, **changes), dna(2, 512))
-    assert worst(model, lengths, 20) < 1e-10
+    assert worst(model, lengths, 12) < 1e-10
 
 
 @pytest.mark.slow
@@ -158,11 +158,11 @@ def test_memory_is_constant_without_attention() -> None:
         model = small_model(merged_config(pattern))
         decoder = Decoder.read(model, [dna(1, 8)[0]], room=1000)
         first = decoder.memory_bytes
-        for base in dna(1, 700)[0]:
+        for base in dna(1, 300)[0]:
             decoder.step(base[None])
         sizes[pattern] = decoder.memory_bytes / first
     assert sizes["SMLW"] == sizes["S(SMLW)S"] == 1
-    assert 2 < sizes["A"] < 4.1  # room for 264, doubled twice
+    assert 1.9 < sizes["A"] < 2.1  # room for 264, doubled
 
 
 def test_the_model_is_shared_and_trains_on() -> None:

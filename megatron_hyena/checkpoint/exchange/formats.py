@@ -28,7 +28,7 @@ from megatron_hyena.checkpoint.format import (
 )
 from megatron_hyena.checkpoint.huggingface.export import LARGEST_FILE, export_huggingface
 from megatron_hyena.checkpoint.huggingface.exported_fields import exported_architecture
-from megatron_hyena.checkpoint.huggingface.heads import read_head
+from megatron_hyena.checkpoint.huggingface.heads import TASKS, read_head
 from megatron_hyena.checkpoint.huggingface.model_card import described_by
 from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes
 from megatron_hyena.config import HyenaGLTConfig
@@ -92,6 +92,8 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     losses = Losses(to, options.allow_lossy)
     name = options.from_format or recognise(source)
     weights = FORMATS[name].read(source, losses, options)
+    if to != "hf" and options.head != "none" and (weights.where / TASKS).is_file():
+        losses.add("unused", f"the heads in {weights.where} (leave them out by --head none)")
     write = FORMATS[to].write
     assert write is not None, to
     notes = write(weights, output, losses, options)

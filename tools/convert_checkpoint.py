@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         tuple(name for name in arguments.allow_lossy.split(",") if name),
         arguments.dtype,
         arguments.max_shard_size,
+        arguments.origin,
         Ranks(arguments.tensor_ranks, arguments.data_ranks, arguments.zero_stage),
         arguments.head,
     )
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder or file to write")
     parser.add_argument("--from-format", choices=READ, help="instead of telling by the contents")
     parser.add_argument("--settings", type=Path, help="settings (YAML) of another program's model")
+    parser.add_argument("--origin", type=Path, help="native folder that a trained model began as")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the output's tensors")
     parser.add_argument("--max-shard-size", default="5GB", help="of a file of a folder")
     parser.add_argument(

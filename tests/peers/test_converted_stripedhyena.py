@@ -30,6 +30,7 @@ from tests.peers.reference import evo1_logits
 from tests.peers.tiny import EVO1, EVO1_LONG
 from tools.convert_checkpoint import main
 
+pytestmark = pytest.mark.smoke
 IDS = np.random.default_rng(0).integers(0, 512, (2, 60))
 TEXTS, PROMPT = ["ACGTACGTTTGA", "GATTACAGAGGC"], "ACGTTGCAACGTT"
 MADE = {"made": EVO1, "long": EVO1_LONG | {"mlp_activation": "silu", "tie_embeddings": False}}

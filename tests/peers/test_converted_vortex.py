@@ -33,6 +33,7 @@ from tests.peers.reference import evo2_logits
 from tests.peers.tiny import EVO2
 from tools.convert_checkpoint import main
 
+pytestmark = pytest.mark.smoke
 IDS = np.random.default_rng(0).integers(0, 512, (2, 150))
 TEXTS, PROMPT = ["ACGTACGTTTGA", "GATTACAGA"], "ACGTTGCAACGTT"
 # Every layout of rows and every bias that published and early models have, and plain gates.
@@ -43,6 +44,7 @@ OTHER = EVO2 | {
     "evo2_style_activations": False,
     "qkv_proj_bias": True,
     "short_filter_bias": True,
+    "hyena_out_proj_bias": False,
     "tie_embeddings": False,
     "hcs_filter_groups": 2,
     "use_interpolated_rotary_pos_emb": True,

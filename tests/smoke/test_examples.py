@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     "adapt_to_task": [],
     "analyse_sequence": ["--width", "32", "--layers", "3"],
+    "convert_model": [],
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
@@ -134,3 +135,10 @@ def test_scripts_are_programs() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "filters of 32 taps" in result.stdout
+
+
+@run("convert_model")
+def test_models_come_back_from_other_programs(printed: list[str]) -> None:
+    assert [line.partition(":")[0] for line in printed] == ["vortex", "stripedhyena", "refused"]
+    assert all(float(first(r"differ by (\S+)", line)) < 1e-5 for line in printed[:2])
+    assert "has no layer like M" in printed[2]

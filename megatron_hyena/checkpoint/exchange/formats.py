@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from megatron_hyena.checkpoint.exchange import (
 )
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.native import read_native, write_native
+from megatron_hyena.checkpoint.exchange.origin import SETTINGS, Origin, read_origin
 from megatron_hyena.checkpoint.exchange.savanna_files import Ranks
 from megatron_hyena.checkpoint.exchange.savanna_shards import is_savanna
 from megatron_hyena.checkpoint.exchange.tensors import from_checkpoint, from_safetensors, from_torch
@@ -28,7 +30,7 @@ from megatron_hyena.checkpoint.format import (
 )
 from megatron_hyena.checkpoint.huggingface.export import LARGEST_FILE, export_huggingface
 from megatron_hyena.checkpoint.huggingface.exported_fields import exported_architecture
-from megatron_hyena.checkpoint.huggingface.heads import TASKS, read_head
+from megatron_hyena.checkpoint.huggingface.heads import HEADS, read_head
 from megatron_hyena.checkpoint.huggingface.model_card import described_by
 from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes
 from megatron_hyena.config import HyenaGLTConfig
@@ -46,6 +48,7 @@ class Options:
         settings: the peer's settings file, where it does not lie beside the tensors.
         allow_lossy: names of `lossy.NAMES`.
         dtype: of the output, a key of `DTYPES`; None keeps the one it came in.
+        origin: a native folder whose origin is that of this model too: it was trained from it.
         max_shard_size: most bytes of a file of a folder, such as 5GB.
         ranks: of a folder of savanna.
         head: of a fine-tuned model, the one to export for transformers; "" for its only one,
@@ -57,6 +60,7 @@ class Options:
     allow_lossy: tuple[str, ...] = ()
     dtype: str | None = None
     max_shard_size: str = LARGEST_FILE
+    origin: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
     head: str = ""
 
@@ -92,13 +96,25 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     losses = Losses(to, options.allow_lossy)
     name = options.from_format or recognise(source)
     weights = FORMATS[name].read(source, losses, options)
-    if to != "hf" and options.head != "none" and (weights.where / TASKS).is_file():
-        losses.add("unused", f"the heads in {weights.where} (leave them out by --head none)")
+    if to != "hf" and options.head != "none" and (weights.where / HEADS).is_file():
+        losses.add("heads", f"the heads of {weights.where / HEADS}, which --head none leaves out")
+    if options.origin is not None:
+        weights = dataclasses.replace(weights, origin=_origin(options.origin))
     write = FORMATS[to].write
     assert write is not None, to
     notes = write(weights, output, losses, options)
     losses.check()
     return Converted(weights.where, name, [*notes, *losses.lines()])
+
+
+def _origin(folder: Path) -> Origin:
+    found = read_origin(folder)
+    if found is None:
+        raise UserError(
+            f"--origin {folder}: no {SETTINGS} in it; name a folder that --to native made from "
+            "another program's model"
+        )
+    return found
 
 
 def recognise(path: Path) -> str:

@@ -15,6 +15,7 @@ NAMES = {
     "activation": "the MLP's gate activation becomes one that the format has",
     "biases": "biases of projections and featurizers are left out",
     "complex_poles": "the imaginary parts of the modes of L are left out",
+    "heads": "heads for classes and numbers are left out",
     "inv_freq": "stored RoPE frequencies are replaced by those of the nearest base",
     "merging": "merged stages are left out; their blocks see every position",
     "norm_eps": "eps moves into or out of the root of RMSNorm",

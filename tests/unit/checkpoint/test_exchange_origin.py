@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_hyena import HyenaGLT
@@ -142,3 +143,31 @@ def test_a_damaged_origin_is_named(
     arguments = ["--from", str(tmp_path / "ours"), "--to", "vortex"]
     assert main([*arguments, "--output", str(tmp_path / "x.pt")]) == 2
     assert "origin.json: damaged" in capsys.readouterr().err
+
+
+def test_a_model_trained_from_a_folder_takes_its_origin(
+    tmp_path: Path, theirs: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    HyenaGLT.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "trained")
+    plain = convert(tmp_path / "trained", "vortex", tmp_path / "plain.pt")
+    assert not torch.equal(torch.load(plain)[MOVED], theirs[MOVED])
+    more = ["--origin", str(tmp_path / "ours")]
+    assert_same(torch.load(convert(tmp_path / "trained", "vortex", plain, *more)), theirs)
+    arguments = ["--from", str(tmp_path / "trained"), "--to", "vortex", "--output", str(plain)]
+    assert main([*arguments, "--origin", str(tmp_path / "trained")]) == 2
+    assert "no origin.json in it" in capsys.readouterr().err
+
+
+def test_heads_beside_a_model_are_not_forgotten(
+    tmp_path: Path, theirs: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"coding.weight": torch.zeros(2, 32)}, tmp_path / "ours" / "heads.safetensors")
+    arguments = ["--from", str(tmp_path / "ours"), "--output", str(tmp_path / "out.pt")]
+    for to in ("vortex", "native"):
+        assert main([*arguments, "--to", to]) == 2
+        assert "which --head none leaves out; or lose it knowingly by --allow-lossy heads" in (
+            capsys.readouterr().err
+        )
+    assert main([*arguments, "--to", "hf"]) == 2
+    assert "no tasks.json says what its heads are" in capsys.readouterr().err
+    assert main([*arguments, "--to", "vortex", "--allow-lossy", "heads"]) == 0

@@ -213,3 +213,46 @@ def test_a_damaged_native_folder_is_named(files: Path, capsys: pytest.CaptureFix
     assert "blocks.0.mlp.gate_value has shape [96, 32]" in refused(files / "evo2", capsys)
     (files / "evo2" / "config.json").write_text(json.dumps(values | {"pattern": "SMLAA"}))
     assert "only the file or only the model" in refused(files / "evo2", capsys)
+
+
+def test_filters_that_channels_share_stand_for_each_and_are_shared_again(files: Path) -> None:
+    """16 filters for 32 channels: neighbours have the same."""
+    few = torch.load(files / "one.pt")
+    whole = dict(few)
+    for name in few:
+        if name.endswith(("poles", "residues")):
+            few[name] = few[name][::2].contiguous()
+            whole[name] = few[name].repeat_interleave(2, 0)
+    torch.save(few, files / "one.pt")
+    change_settings(files / "one.pt", hyena_filter_groups=2)
+    torch.save(whole, files / "whole.pt")
+    shutil.copy(files / "one.yml", files / "whole.yml")
+    change_settings(files / "whole.pt", hyena_filter_groups=1)
+    shared, apart = (
+        HyenaGLT.from_pretrained(convert(files / f"{name}.pt", "native", files / f"{name}-ours"))
+        for name in ("one", "whole")
+    )
+    for name, tensor in shared.stored().items():
+        assert torch.equal(tensor, apart.stored()[name]), name
+    for name, wanted in (("one", few), ("whole", whole)):
+        back = convert(files / f"{name}-ours", "stripedhyena", files / f"{name}-back.pt")
+        found = torch.load(back)
+        assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+        assert settings_of(back) == settings_of(files / f"{name}.pt")
+
+
+def test_a_mode_that_fp32_cannot_tell_from_a_constant_is_refused(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found in the middle of writing: what stood there stays."""
+    model = HyenaGLT.from_pretrained(files / "evo1")
+    with torch.no_grad():
+        model.stored()["blocks.2.mixer.log_rate"][3, 4] = -30.0
+        model.stored()["blocks.2.mixer.phase"][3, 4] = 0.0
+    model.save_pretrained(files / "evo1")
+    before = (files / "one.pt").read_bytes()
+    output = str(files / "one.pt")
+    assert main(["--from", str(files / "evo1"), "--to", "stripedhyena", "--output", output]) == 2
+    assert "blocks.2.filter.poles: 1 of 256 poles are not inside" in capsys.readouterr().err
+    assert (files / "one.pt").read_bytes() == before
+    assert not list(files.glob(".*"))

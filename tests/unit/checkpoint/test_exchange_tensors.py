@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import weakref
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_safetensors_and_torch_read_what_is_written(tmp_path: Path) -> None:
     assert_same(torch.load(tmp_path / "x.pt", weights_only=True))
     assert_same(torch.load(tmp_path / "x.pt", weights_only=True, mmap=True))
     assert_same(from_torch(tmp_path / "x.pt"))
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        assert archive.testzip() is None
 
 
 def test_tensors_lie_where_they_are_arranged(tmp_path: Path) -> None:

@@ -81,3 +81,18 @@ def test_a_folder_without_a_checkpoint_is_one_sentence(
     assert not (tmp_path / "x").exists()
     assert verify(["--run", str(tmp_path), "--export", str(tmp_path)]) == 2
     assert "give a folder of --to hf" in capsys.readouterr().err
+
+
+def test_a_run_becomes_another_programs_file_at_once(
+    saved: tuple[HyenaGLT, Path], tmp_path: Path
+) -> None:
+    """The same as by way of a native folder, whose tensors are whole."""
+    model, run = saved
+    model.save_pretrained(tmp_path / "native")
+    lossy = ["--to", "vortex", "--allow-lossy", "norm_eps"]
+    for source, name in ((run, "run"), (tmp_path / "native", "native")):
+        output = ["--output", str(tmp_path / f"{name}.pt")]
+        assert convert(["--from", str(source), *lossy, *output]) == 0
+    found, wanted = (torch.load(tmp_path / f"{name}.pt") for name in ("run", "native"))
+    assert found.keys() == wanted.keys() and len(found) > 40
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())

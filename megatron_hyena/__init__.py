@@ -33,6 +33,8 @@ _NAMES = {
         *("StripedHyenaOperator", "StrippedHyenaOperator"),
     ),
     "megatron_hyena.data.tokenizer": ("GenomicTokenizer",),
+    "megatron_hyena.generation.decoder": ("Decoder",),
+    "megatron_hyena.generation.writing": ("generate",),
     "megatron_hyena.layers.filters": ("LongFilter", "register_hyena_filter"),
     "megatron_hyena.model.heads": (
         *("RegressionHead", "SequenceClassificationHead", "TokenClassificationHead"),

@@ -7,13 +7,15 @@ A YAML file may name fragments to start from, relative to itself:
 
 Later wins: the fragments in the order of the list, then the file that includes them, then the
 command line. One key twice in one file, or twice on the command line, is an error, and so is an
-unknown key. `schema` is everywhere a dataclass of sections that can be made without arguments.
+unknown key. `schema` is everywhere a dataclass of sections that can be made without arguments; a
+field such as `from_`, which Python keeps for itself without the underscore, is written `from`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import keyword
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +53,7 @@ def merge_sections(schema: type[Sections], sources: Iterable[Source]) -> Section
     for source, values in sources:
         _check_keys(values, known, source, keys_of(schema))
         try:
-            merged = OmegaConf.merge(merged, values)  # type: ignore[assignment]
+            merged = OmegaConf.merge(merged, _as_fields(values))  # type: ignore[assignment]
         except OmegaConfBaseException as error:
             raise UserError(f"{source}: {_first_line(error)} (key {error.full_key})") from error
     try:
@@ -67,9 +69,26 @@ def plain_values(section: Any) -> dict[str, Any]:
     """A section's values (and its parts') as JSON and YAML give them back: tuples are lists."""
 
     def listed(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in items}
+        return {_as_key(name): list(v) if isinstance(v, tuple) else v for name, v in items}
 
     return dataclasses.asdict(section, dict_factory=listed)
+
+
+def _as_key(field: str) -> str:
+    bare = field.removesuffix("_")
+    return bare if keyword.iskeyword(bare) else field
+
+
+def _as_fields(values: Any) -> Any:
+    """Values under the names of their fields, which are no words of Python."""
+    if isinstance(values, list):
+        return [_as_fields(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {
+        f"{key}_" if keyword.iskeyword(str(key)) else key: _as_fields(value)
+        for key, value in values.items()
+    }
 
 
 def keys_of(schema: type[Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from megatron_hyena.config.curriculum import length_schedule
 from megatron_hyena.config.merging import merging_multiple
 from megatron_hyena.data.batch import Batch, Case
-from megatron_hyena.data.blend import BlendedStream, tempered
+from megatron_hyena.data.blend import BlendedStream, by_weight, tempered, within
 from megatron_hyena.data.corrupt import CorruptShards
 from megatron_hyena.data.loader import BatchIterator, evaluation_batches
 from megatron_hyena.data.masking import TRAINING, VALIDATION, Masking
@@ -67,7 +67,12 @@ def open_data(config: Config) -> Data:
 
 
 def _training_stream(config: Config, source: ShardSource) -> TrainingStream:
-    """One stream over all corpora, or, where their shares are chosen, a blend of one of each."""
+    """One stream over all corpora, or, where their shares are chosen, a blend of several.
+
+    `data.weights` and `data.temperature` choose the shares of the corpora that `data.train` names.
+    Shards of different weights are streams of their own: a base of weight 2 is shown twice as
+    often as one of weight 1 within the same corpus, and in all where nothing else is chosen.
+    """
     data, seed = config.data, config.run.seed
     kind: Callable[..., RunStream] = WindowStream
     if data.pack:
@@ -79,19 +84,26 @@ def _training_stream(config: Config, source: ShardSource) -> TrainingStream:
         tracks=data.tracks,
         among=data.shuffle_among,
     )
-    if data.temperature == 1 and not data.weights:
-        return kind(source, seed=seed)
-    corpora = [open_runs(part) for part in source.parts()]
+    chosen = data.temperature != 1 or bool(data.weights)
+    corpora = [open_runs(part) for part in (source.parts() if chosen else [source])]
     check_tracks([*chain(*corpora)], data.tracks, both_strands=data.reverse_complement)
-    streams = [kind(runs, seed=draw_key(seed, i)) for i, runs in enumerate(corpora)]
+    groups = [(n, runs) for n, one in enumerate(corpora) for runs in by_weight(one)]
+    if len(groups) == 1 and not data.weights:
+        stream = kind(groups[0][1], seed=seed)
+        stream.source = str(source)
+        return stream
+    streams = [kind(runs, seed=draw_key(seed, i)) for i, (_, runs) in enumerate(groups)]
     begins = [0, *(step * config.train.global_batch_size for step in data.stages)]
     if data.weights and len(data.weights) != len(begins) * len(corpora):
         raise UserError(
             f"data.weights has {len(data.weights)} numbers, but data.train names {len(corpora)} "
             f"corpora and data.stages makes {len(begins)} rows; give {len(begins)} x {len(corpora)}"
         )
-    weights = data.weights or tempered([stream.bases for stream in streams], data.temperature)
-    return BlendedStream(streams, np.reshape(weights, (len(begins), -1)).tolist(), begins, seed)
+    sizes = [sum(run.length for run in runs) for runs in corpora]
+    weights = data.weights or tempered(sizes, data.temperature)
+    shares = np.reshape(weights, (len(begins), -1))[:, [n for n, _ in groups]]
+    shares = shares * within([n for n, _ in groups], streams)
+    return BlendedStream(streams, shares.tolist(), begins, seed)
 
 
 def case_of(config: Config, *, training: bool) -> Case:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from megatron_hyena.data.batch import Batch
-from megatron_hyena.engine.engine import Engine, StepResult
+import torch
+
+from megatron_hyena.engine.engine import Engine, Sequences, StepResult
+
+
+class HostBatch(Protocol):
+    """A micro-batch that is still on the host."""
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same on a device."""
+        ...
 
 
 class Event(Protocol):
@@ -22,7 +31,7 @@ class Event(Protocol):
 
 
 def train(
-    engine: Engine, batches: Iterable[tuple[int, list[Batch]]], events: Sequence[Event]
+    engine: Engine, batches: Iterable[tuple[int, Sequence[HostBatch]]], events: Sequence[Event]
 ) -> None:
     """Run the steps of `batches` until they end or an event stops the run."""
     stopped = False

@@ -35,7 +35,7 @@ from pretrain.signals import UNFINISHED_STATUS, StopRequest
 def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
     """Train `config` on this rank; returns the exit status."""
     folder = Path(config.run.output_dir)
-    with _only_run_in(folder, process):
+    with only_run_in(folder, process):
         engine = build_engine(config, process)
         resumed = resume(engine)
         start, steps = engine.step, config.train.steps
@@ -79,7 +79,7 @@ def build_engine(config: Config, process: Process) -> Engine:
 
 
 @contextmanager
-def _only_run_in(folder: Path, process: Process) -> Iterator[None]:
+def only_run_in(folder: Path, process: Process) -> Iterator[None]:
     """Keep a second run out of `folder`; rank 0 holds the lock and tells the others."""
     with ExitStack() as stack:
         refused = [""]

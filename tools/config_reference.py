@@ -1,4 +1,5 @@
-"""Write `docs/configuration.md` and `docs/corpus_options.md` from the strings under their fields.
+"""Write `docs/configuration.md`, `corpus_options.md` and `finetune_options.md` from the strings
+under their fields.
 
 python -m tools.config_reference [--check]
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import keyword
 import re
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 CORPUS_PAGE = REPOSITORY / "docs" / "corpus_options.md"
 SOURCES = ("config/sections.py", "config/model.py")
+FINETUNE_PAGE = REPOSITORY / "docs" / "finetune_options.md"
+FINETUNE_SOURCES = ("config/finetune.py",)
 CORPUS_SOURCES = tuple(f"corpus/{n}.py" for n in ("options", "curation", "sketch", "splitting"))
 _RAISES = re.compile(r" Raises UserError[^.]*\.")  # for those who read the code
 HEAD = """# Configuration
@@ -42,6 +46,18 @@ A corpus is described by a YAML file and overrides, as a run is (includes, too);
 
     python -m tools.prepare_corpus configs/corpus/example.yaml splits.gap=4096 --output corpus/x"""
 
+FINETUNE_HEAD = """# Options of fine-tuning
+
+<!-- Written by `python -m tools.config_reference` from megatron_hyena/config; do not edit. -->
+
+A fine-tuning run is described by a YAML file and overrides, as a run of pretraining is; see
+[finetune.md](finetune.md):
+
+    python -m pretrain.finetune configs/run/finetune_coding.yaml finetune.method=lora
+
+`run`, `parallel`, `train`, `optim`, `checkpoint` and `log` are as in
+[configuration.md](configuration.md). `tasks` is a list of sections like `task`."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write the pages, or with `--check` only compare; 1 if one is out of date."""
@@ -51,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
     arguments = parser.parse_args(argv)
     outdated = 0
-    for page, text in ((PAGE, render()), (CORPUS_PAGE, render_corpus())):
+    for page, text in (
+        (PAGE, render()),
+        (CORPUS_PAGE, render_corpus()),
+        (FINETUNE_PAGE, render_finetune()),
+    ):
         if arguments.check:
             current = page.is_file() and page.read_text(encoding="utf-8") == text
             print(f"{page} is {'current' if current else 'out of date; run make docs'}")
@@ -77,11 +97,24 @@ def render_corpus() -> str:
     return _page(CORPUS_HEAD, "CorpusOptions", CORPUS_SOURCES, plain_values(CorpusOptions()))
 
 
+def render_finetune() -> str:
+    """The same of a fine-tuning run: its own sections of `FinetuneConfig`."""
+    from megatron_hyena.config.finetune import FinetuneConfig
+    from megatron_hyena.yaml_sections import plain_values
+
+    return _page(FINETUNE_HEAD, "FinetuneConfig", FINETUNE_SOURCES, plain_values(FinetuneConfig()))
+
+
 def _page(head: str, root: str, sources: Sequence[str], defaults: dict[str, Any]) -> str:
-    """One table for each section of the class `root`; parts stand in their section's."""
+    """One table for each section of the class `root` that `sources` define.
+
+    Parts stand in their section's.
+    """
     classes = _classes(sources)
     parts = [head]
     for section in _fields(classes[root]):
+        if section.type not in classes:
+            continue
         definition = classes[section.type]
         described = _RAISES.sub("", ast.get_docstring(definition) or "")
         parts.append(f"\n## {section.name}\n\n{described}\n")
@@ -111,7 +144,8 @@ class Field:
 
     def __init__(self, line: ast.AnnAssign, following: ast.stmt | None) -> None:
         assert isinstance(line.target, ast.Name)
-        self.name, self.type = line.target.id, ast.unparse(line.annotation)
+        name, self.type = line.target.id, ast.unparse(line.annotation)
+        self.name = name.removesuffix("_") if keyword.iskeyword(name[:-1]) else name
         if self.type.startswith("tuple["):
             self.type = "list"  # as it is written in YAML
         described = following.value if isinstance(following, ast.Expr) else None

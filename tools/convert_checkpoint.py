@@ -39,9 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         tuple(name for name in arguments.allow_lossy.split(",") if name),
         arguments.dtype,
         arguments.max_shard_size,
-        arguments.origin,
         Ranks(arguments.tensor_ranks, arguments.data_ranks, arguments.zero_stage),
         arguments.head,
+        arguments.origin,
     )
     try:
         done = convert(arguments.source, arguments.to, arguments.output, options)

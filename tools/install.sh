@@ -47,7 +47,7 @@ echo "environment: .venv on $("$python" --version)"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DS_BUILD_OPS=0
 # By name and first, so that nothing below chooses another build of it.
 .venv/bin/python -m pip install "${TORCH:-torch==2.13.0}"
-.venv/bin/python -m pip install -e ".[train,data,remote,export,dev]"
+.venv/bin/python -m pip install -e ".[train,data,remote,export,finetune,dev]"
 # The programs of tests/peers. What else they ask for is not needed, and would change versions.
 .venv/bin/python -m pip install --no-deps -r tests/peers/requirements.txt
 touch .venv/.installed

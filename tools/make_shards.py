@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--piece-length", type=int, default=1 << 17, help="bases of one sample")
     parser.add_argument("--shard-size", type=int, default=1 << 26, help="bases of one tar file")
     parser.add_argument(
-        "--features", action="store_true", help="also write the labels of tracks/features"
+        "--features",
+        action="store_true",
+        help="also write the labels; data.tracks=[features] reads them",
     )
     parser.add_argument(
         "--track",

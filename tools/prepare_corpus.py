@@ -116,6 +116,8 @@ def _report(corpus: Corpus) -> None:
     print(f"{'kept':<24}{kept['records']:>12,}{kept['bases']:>18,}")
     for folder, told in report["shards"].items():
         print(f"{'shards/' + folder:<24}{told['shards']:>6,} tar{'':>2}{told['bases']:>18,}")
+    if len({told["weight"] for told in report["shards"].values()}) > 1:
+        print(f"samples have weights, which data.train={corpus.root}/shards/**/train goes by")
     stamp = read_stamp(corpus.root / WORK / "stamps" / "plan" / "leakage.json")
     if stamp and (corpus.root / LEAKAGE).is_file():
         print(stamp.result["table"])

@@ -19,6 +19,9 @@ COMPACT = 4
 """Largest vocabulary of which every id is a letter."""
 TRACKS = ("boundaries", "conservation", "type")
 """Names of the tracks that some part of a model reads."""
+LABELS = ("features",)
+"""Names of the tracks that a head may learn to tell: they come with a batch, and no model reads
+them."""
 
 
 def pad_id(config: HyenaGLTConfig) -> int | None:

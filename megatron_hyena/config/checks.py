@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from megatron_hyena.config.alphabet import TRACKS
+from megatron_hyena.config.alphabet import LABELS, TRACKS
 from megatron_hyena.config.curriculum import (
     curriculum_divides,
     curriculum_ends,
@@ -155,11 +155,12 @@ def types_are_read(config: Config, world_size: int) -> str | None:
 
 def tracks_are_known(config: Config, world_size: int) -> str | None:
     """A track that nothing reads is a mistake."""
-    strange = [name for name in config.data.tracks if name not in TRACKS]
+    known = sorted((*TRACKS, *LABELS))
+    strange = [name for name in config.data.tracks if name not in known]
     if strange:
         return (
             f"data.tracks = [{','.join(config.data.tracks)}] names {strange[0]}, which no model "
-            f"reads; name only {', '.join(TRACKS[:-1])} and {TRACKS[-1]}"
+            f"reads; name only {', '.join(known[:-1])} and {known[-1]}"
         )
     return None
 

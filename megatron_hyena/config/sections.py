@@ -120,7 +120,8 @@ class DataSection:
     test: str = ""
     """Folders of shards that `pretrain.evaluate` scores; empty for none."""
     tracks: tuple[str, ...] = ()
-    """What to read beside the bases: tracks that the shards hold, such as `conservation`, and
+    """What to read beside the bases: tracks that the shards hold, such as `conservation`, their
+    labels, `features`, which come with each batch for heads to learn and no model reads, and
     `type`, the sequence type of each byte (0 DNA, 1 RNA, 2 protein, 3 mixed), which all shards
     tell."""
     sequence_length: int = 1024

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -156,8 +157,10 @@ def _record(
     rules: CurationRules,
     sketch: SketchRules | None,
 ) -> Record:
+    whole = store.read(contig.name, 0, contig.length) if contig.length <= CHUNK else None
+
     def read(start: int, end: int) -> Bases:
-        return store.read(contig.name, start, end)
+        return store.read(contig.name, start, end) if whole is None else whole[start:end]
 
     kind = store.type
     digest = sequence_digest(read, contig.length, kind)
@@ -220,11 +223,17 @@ _ALL_BYTES: Bases = np.arange(256, dtype=np.uint8)
 
 def _classes(bases: Bases, rules: CurationRules, kind: SequenceType) -> npt.NDArray[np.uint8]:
     """[n] class of every letter, as the rules see it."""
+    return _class_table(rules.iupac, kind)[bases]
+
+
+@lru_cache
+def _class_table(iupac: str, kind: SequenceType) -> npt.NDArray[np.uint8]:
+    """[256] class of every byte."""
     table = np.where(_AMBIGUOUS_LETTERS[kind], _AMBIGUOUS, _KNOWN)
-    if rules.iupac == "unknown":
+    if iupac == "unknown":
         table[_AMBIGUOUS_LETTERS[kind]] = _UNKNOWN
     table[unknown_letters(kind, _ALL_BYTES)] = _UNKNOWN
-    return table.astype(np.uint8)[bases]
+    return table.astype(np.uint8)
 
 
 class _Runs:

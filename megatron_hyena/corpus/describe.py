@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.corpus.curation import CurationRules, count_letters
-from megatron_hyena.corpus.kmers import K_OF_PROTEIN, K_OF_STRANDS, codes, sampled
+from megatron_hyena.corpus.kmers import K_OF_PROTEIN, K_OF_STRANDS, Together, codes, sampled
 from megatron_hyena.corpus.records import Counts
 from megatron_hyena.corpus.splits import SPLITS
 from megatron_hyena.data.alphabet import Bases, SequenceType
@@ -28,6 +28,8 @@ GC_WINDOW = 1024
 """Bases whose GC is one number of the histogram."""
 GC_BINS = 50
 _PIECE = GC_WINDOW << 10
+_JOINED = 1 << 15
+"""Bases of short sequences that are counted at a time."""
 _COUNTED = 1 << 24
 """K-mers of which the spectrum is made, at most; of more, those with small hashes."""
 KEPT = "kept"
@@ -35,7 +37,7 @@ KEPT = "kept"
 Read = Callable[[int, int], Bases]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One record: a contig, a transcript, a protein."""
 
@@ -153,7 +155,7 @@ def describe(path: Path, progress: Callable[[int], object] = lambda bases: None)
     return _count(path, entries, sequences, progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Sequence:
     kind: SequenceType
     length: int
@@ -197,19 +199,38 @@ def _count(
     parts, kmers = [], list[npt.NDArray[np.uint64]]()
     for name, group in sequences.items():
         counter = _Counter()
+        short = {kind: _together(kind, counter, scaled, kmers) for kind in SequenceType}
         for one in group:
+            if one.length < GC_WINDOW:
+                short[one.kind].add(one.read(0, one.length))
+                progress(one.length)
+                continue
             for start in range(0, one.length, _PIECE):
                 piece = one.read(start, min(start + _PIECE, one.length))
                 counter.add(piece, one.kind)
                 longer = one.read(start, min(start + _PIECE + _overlap(one.kind), one.length))
                 kmers.append(sampled(codes(longer, one.kind), scaled))
                 progress(len(piece))
+        for rest in short.values():
+            rest.finish()
         nucleic = any(one.kind.is_nucleic for one in group)
         parts.append(Part(name, len(group), counter.counts, nucleic, counter.gc))
     _, times = np.unique(np.concatenate([*kmers, np.empty(0, np.uint64)]), return_counts=True)
     multiplicity, distinct = np.unique(times, return_counts=True)
     spectrum = dict(zip(multiplicity.tolist(), distinct.tolist(), strict=True))
     return Description(str(path), entries, tuple(parts), spectrum, scaled)
+
+
+def _together(
+    kind: SequenceType, counter: _Counter, scaled: int, kmers: list[npt.NDArray[np.uint64]]
+) -> Together:
+    """Where sequences go that are shorter than a window: they are counted many at a time."""
+
+    def count(joined: Bases) -> None:
+        counter.counts += count_letters(joined[joined != 0], CurationRules(), kind)
+        kmers.append(sampled(codes(joined, kind), scaled))
+
+    return Together(count, _JOINED)
 
 
 def _overlap(kind: SequenceType) -> int:

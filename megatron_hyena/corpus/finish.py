@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from megatron_hyena import __version__
+from megatron_hyena.corpus.labels import LEGEND
 from megatron_hyena.corpus.manifest import MANIFEST, Files, Manifest, content_digest
 from megatron_hyena.corpus.options import CorpusOptions
 from megatron_hyena.corpus.plan import PLAN
 from megatron_hyena.corpus.plan_tasks import LEAKAGE, track_kinds
 from megatron_hyena.corpus.samples import Sample
 from megatron_hyena.corpus.tasks import Progress, Stamp, Task
+from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.shard_index import INDEX_FILE, Shard, ShardIndex
 from megatron_hyena.data.shard_index import Sample as Piece
+from megatron_hyena.data.tracks import FEATURES
 from megatron_hyena.errors import UserError
 from megatron_hyena.yaml_sections import plain_values
 
@@ -92,13 +95,16 @@ def _write_indices(
     for folder, told in done["plan/plan"].result["folders"].items():
         names = sorted(name for name in done if name.startswith(f"shards/{folder}/"))
         shards = tuple(_shard(done[name].result) for name in names)
+        tracks = track_kinds(samples, options, done, SequenceType.named(told["type"]))
         index = ShardIndex(
             split=told["split"],
             bases=sum(piece.end - piece.start for shard in shards for piece in shard.samples),
             gap=options.splits.gap if options.splits.by == "position" else 0,
             shards=shards,
             type=told["type"],
-            tracks=track_kinds(samples, options, done),
+            tracks=tracks,
+            labels=LEGEND if FEATURES in tracks else {},
+            weight=told["weight"],
             provenance=provenance,
         )
         if index.bases == 0:
@@ -129,7 +135,12 @@ def _report(
     return {
         **plan,
         "shards": {
-            folder: {"bases": i.bases, "pieces": i.pieces, "shards": len(i.shards)}
+            folder: {
+                "bases": i.bases,
+                "pieces": i.pieces,
+                "shards": len(i.shards),
+                "weight": i.weight,
+            }
             for folder, i in indices.items()
         },
         "samples": {

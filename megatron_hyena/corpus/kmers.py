@@ -6,6 +6,8 @@ for both. Amino acids take five bits, so that 12 fit, and the highest bit tells 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,7 @@ from megatron_hyena.data.alphabet import Bases, SequenceType
 K_OF_STRANDS = 31
 K_OF_PROTEIN = 12
 _NONE = np.uint8(255)
+_BETWEEN: Bases = np.zeros(1, dtype=np.uint8)
 _MERGED = 1 << 22
 """K-mers that are taken before they are sorted among those that are there."""
 
@@ -77,6 +80,36 @@ def sampled(kmers: Hashes, scaled: int) -> Hashes:
     mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return kmers[(mixed ^ mixed >> np.uint64(31)) < np.uint64(2**64 // scaled)]
+
+
+class Together:
+    """Short sequences of one type laid end to end, so that many are worked on at a time.
+
+    Between two lies a byte that is no letter, and no k-mer spans it. A long sequence does not wait
+    for short ones, so their order is not kept.
+    """
+
+    def __init__(self, take: Callable[[Bases], None], size: int) -> None:
+        """`take` is given uint8 [n], n at least `size` but for the last, or one long sequence."""
+        self._take, self._size = take, size
+        self._parts: list[Bases] = []
+        self._waiting = 0
+
+    def add(self, bases: Bases) -> None:
+        """Take a sequence uint8 [n]."""
+        if len(bases) >= self._size:
+            self._take(bases)
+            return
+        self._parts += [bases, _BETWEEN]
+        self._waiting += len(bases) + 1
+        if self._waiting >= self._size:
+            self.finish()
+
+    def finish(self) -> None:
+        """Pass on what waits."""
+        if self._parts:
+            self._take(np.concatenate(self._parts))
+            self._parts, self._waiting = [], 0
 
 
 def distinct(values: Hashes) -> Hashes:

@@ -66,7 +66,8 @@ class ShardsSection:
     shard_size: int = 1 << 26
     """Bases of one tar file, at most (but one piece at least)."""
     features: bool = False
-    """Also write the labels of annotated samples, for other readers of the shards."""
+    """Also write the labels, the track `features` of `data.tracks`; all samples of a type have an
+    annotation, or none has."""
     tracks: tuple[str, ...] = ()
     """Tracks to write beside the bases, such as `conservation`; numbers that a sample lacks are
     unknown."""

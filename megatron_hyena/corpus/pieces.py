@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Portion:
     """Bases [start, end) of a record that go to one split."""
 
@@ -23,7 +23,7 @@ class Portion:
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A sample of a tar file: bases [start, end) of a record."""
 

@@ -3,7 +3,8 @@
     plan/plan.json       totals: what was dropped and why, the bases of each split, the folders
     plan/records.tsv     a line for every record: kept or the reason it was dropped, and its split
     plan/FOLDER.jsonl    a line for every tar file: [sample, number, contig, start, end] of each
-                         portion in it, FOLDER being train, or dna-train where types are mixed
+                         portion in it, FOLDER being train, or dna-train where types are mixed, or
+                         weight-2-train where weights are
 
 Any tar file can be written from its line alone.
 """
@@ -14,9 +15,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from megatron_hyena.corpus.decisions import decide
@@ -29,6 +31,7 @@ from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.errors import UserError
 
 PLAN = "plan"
+TRAIN = SPLITS[0]
 FORMAT = "megatron-hyena plan"
 FORMAT_VERSION = 1
 
@@ -41,6 +44,8 @@ class Plan:
     decisions: tuple[Decision, ...]
     splitting: Splitting
     """Of the records that are kept."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Sample → its weight in training, of those whose weight is not 1."""
 
     @property
     def kept(self) -> list[Record]:
@@ -48,23 +53,32 @@ class Plan:
         pairs = zip(self.records, self.decisions, strict=True)
         return [record for record, decision in pairs if decision.kept]
 
-    def folders(self) -> dict[tuple[SequenceType, str], list[Portion]]:
-        """(type, split) → what goes there, for all that get something."""
+    def folders(self) -> dict[tuple[SequenceType, str, float], list[Portion]]:
+        """(type, split, weight) → what goes there, for all that get something.
+
+        Weights are for training alone; of valid and test they are 1.
+        """
         numbered = {record.name: (i, record) for i, record in enumerate(self.records)}
-        portions: dict[tuple[SequenceType, str], list[Portion]] = {}
+        portions: dict[tuple[SequenceType, str, float], list[Portion]] = {}
         for stretch in self.splitting.stretches:
             number, record = numbered[stretch.contig]
             portion = Portion(record.sample, number, record.contig, stretch.start, stretch.end)
-            portions.setdefault((record.type, stretch.split), []).append(portion)
-        order = sorted(portions, key=lambda key: (key[0], SPLITS.index(key[1])))
+            weight = self.weights.get(record.sample, 1.0) if stretch.split == TRAIN else 1.0
+            portions.setdefault((record.type, stretch.split, weight), []).append(portion)
+        order = sorted(portions, key=lambda key: (key[0], SPLITS.index(key[1]), key[2]))
         return {key: portions[key] for key in order}
 
 
-def make_plan(records: Sequence[Record], options: CorpusOptions, fixed: Mapping[str, str]) -> Plan:
+def make_plan(
+    records: Sequence[Record],
+    options: CorpusOptions,
+    fixed: Mapping[str, str],
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> Plan:
     """Decide on `records`, all of the corpus, in the order of samples and contigs.
 
-    `fixed`: sample → split, of the sheet. Raises UserError as `decide` and `split_records` do, and
-    where nothing is left.
+    `fixed`: sample → split, of the sheet; `weights`: sample → weight, 1 if left out. Raises
+    UserError as `decide` and `split_records` do, and where nothing is left.
     """
     decisions = decide(records, options.curation)
     kept = [record for record, found in zip(records, decisions, strict=True) if found.kept]
@@ -75,20 +89,21 @@ def make_plan(records: Sequence[Record], options: CorpusOptions, fixed: Mapping[
     present = {record.sample for record in kept}
     told_splits = {sample: split for sample, split in fixed.items() if sample in present}
     splitting = split_records(kept, options.splits, told_splits)
-    return Plan(tuple(records), tuple(decisions), splitting)
+    return Plan(tuple(records), tuple(decisions), splitting, weights)
 
 
 def write_plan(folder: Path, plan: Plan, shards: ShardsSection) -> dict[str, Any]:
     """Write the files of a plan into `folder`.
 
-    Returns, for each folder of shards (`shards/train`), its split and type and, for each tar file,
-    its bases, samples and the SHA-256 of its line: what a task of one needs to be known by.
+    Returns, for each folder of shards (`shards/train`), its split, type and weight and, for each
+    tar file, its bases, samples and the SHA-256 of its line: what a task of one needs to be known
+    by.
     """
-    several = len({record.type for record in plan.kept}) > 1
+    folders = plan.folders()
     found: dict[str, Any] = {}
-    for (kind, split), portions in plan.folders().items():
+    for (kind, split, weight), portions in folders.items():
         type_name = kind.name.lower()
-        name = f"{type_name}/{split}" if several else split
+        name = _folder_name(kind, split, weight, folders)
         files = []
         with _lines(folder, name).open("wb") as file:
             for pieces in fill_shards(
@@ -103,12 +118,26 @@ def write_plan(folder: Path, plan: Plan, shards: ShardsSection) -> dict[str, Any
                         "sha256": hashlib.sha256(line).hexdigest(),
                     }
                 )
-        found[name] = {"split": split, "type": type_name, "files": files}
+        found[name] = {"split": split, "type": type_name, "weight": weight, "files": files}
     (folder / "records.tsv").write_text("".join(_table(plan)), encoding="utf-8")
     text = {"format": FORMAT, "format_version": FORMAT_VERSION, **summary(plan)}
     text["folders"] = {name: len(told["files"]) for name, told in found.items()}
     (folder / "plan.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def _folder_name(
+    kind: SequenceType,
+    split: str,
+    weight: float,
+    folders: Iterable[tuple[SequenceType, str, float]],
+) -> str:
+    """`train`, below its type where there are several, and below its weight where there are."""
+    keys = list(folders)
+    parts = [kind.name.lower()] if len({one for one, _, _ in keys}) > 1 else []
+    if len({w for one, other, w in keys if (one, other) == (kind, split)}) > 1:
+        parts.append(f"weight-{repr(weight).removesuffix('.0')}")
+    return "/".join([*parts, split])
 
 
 def read_pieces_of(

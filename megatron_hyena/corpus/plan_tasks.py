@@ -17,9 +17,9 @@ from megatron_hyena.corpus.splits import Stretch
 from megatron_hyena.corpus.splitting import Splitting, naive_splitting
 from megatron_hyena.corpus.store_tasks import records_stem, store_path
 from megatron_hyena.corpus.tasks import Progress, Stamp, Task
-from megatron_hyena.data.alphabet import Bases
+from megatron_hyena.data.alphabet import Bases, SequenceType
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import DTYPES
+from megatron_hyena.data.tracks import DTYPES, FEATURES
 from megatron_hyena.errors import UserError
 from megatron_hyena.yaml_sections import plain_values
 
@@ -42,6 +42,7 @@ def plan_chain(
             "records": [done[f"records/{name}"].digest for name in names],
             "samples": names,
             "fixed": [sample.row.split for sample in samples],
+            "weights": [sample.row.weight for sample in samples],
             "curation": plain_values(options.curation),
             "splits": plain_values(options.splits),
             "shards": [options.shards.piece_length, options.shards.shard_size],
@@ -66,16 +67,19 @@ def plan_chain(
 
 
 def track_kinds(
-    samples: Sequence[Sample], options: CorpusOptions, done: Mapping[str, Stamp]
+    samples: Sequence[Sample],
+    options: CorpusOptions,
+    done: Mapping[str, Stamp],
+    kind: SequenceType | None = None,
 ) -> dict[str, str]:
     """Of each track that shards are to hold, what its values are, a name in `DTYPES`.
 
-    Raises UserError where no sample has it (or features, where they are asked for), where two
-    samples have it in different kinds, and for a kind that cannot be in shards.
+    `kind`: in the shards of this type, which have labels where its samples have. Raises UserError
+    where no sample has a track (or labels, where they are asked for, or some of a type alone),
+    where two samples have it in different kinds, and for a kind that cannot be in shards.
     """
     found = {sample.name: done[f"store/{sample.name}"].result["tracks"] for sample in samples}
-    if options.shards.features and not any("features" in tracks for tracks in found.values()):
-        raise UserError("shards.features is true, but no sample has an annotation; give one")
+    labelled = _labelled(samples, found) if options.shards.features else set()
     kinds = {}
     for name in options.shards.tracks:
         having = {sample: tracks[name] for sample, tracks in found.items() if name in tracks}
@@ -86,14 +90,30 @@ def track_kinds(
                 f"{', '.join(known) or 'no tracks'}"
             )
         first = next(iter(having))
-        for sample, kind in having.items():
-            if kind != having[first] or kind not in DTYPES:
+        for sample, dtype in having.items():
+            if dtype != having[first] or dtype not in DTYPES:
                 raise UserError(
-                    f"the track {name!r} is {having[first]} in {first} and {kind} in {sample}; "
+                    f"the track {name!r} is {having[first]} in {first} and {dtype} in {sample}; "
                     f"it must be the same everywhere, one of {', '.join(DTYPES)}"
                 )
         kinds[name] = having[first]
-    return kinds
+    return {**kinds, FEATURES: "uint8"} if kind in labelled else kinds
+
+
+def _labelled(
+    samples: Sequence[Sample], found: Mapping[str, Mapping[str, str]]
+) -> set[SequenceType]:
+    """The types whose samples have labels; raises UserError where some of a type have none."""
+    having = {sample.row.type for sample in samples if FEATURES in found[sample.name]}
+    if not having:
+        raise UserError("shards.features is true, but no sample has an annotation; give one")
+    for sample in samples:
+        if sample.row.type in having and FEATURES not in found[sample.name]:
+            raise UserError(
+                f"shards.features is true, but the sample {sample.name} has no annotation as "
+                f"others of type {sample.row.type.name.lower()} have; give it one, or leave it out"
+            )
+    return having
 
 
 def _all_records(root: Path, samples: Sequence[Sample]) -> list[Record]:
@@ -104,7 +124,8 @@ def _make_plan(
     root: Path, samples: Sequence[Sample], options: CorpusOptions, scratch: Path, _: Progress
 ) -> dict[str, Any]:
     fixed = {sample.name: sample.row.split for sample in samples}
-    plan = make_plan(_all_records(root, samples), options, fixed)
+    weights = {sample.name: sample.row.weight for sample in samples}
+    plan = make_plan(_all_records(root, samples), options, fixed, weights)
     (scratch / PLAN).mkdir()
     return {"folders": write_plan(scratch / PLAN, plan, options.shards)}
 

@@ -16,6 +16,7 @@ from megatron_hyena import __version__
 from megatron_hyena.corpus.appender import Appender
 from megatron_hyena.corpus.labels import LEGEND, LabelledIntervals, label_genome
 from megatron_hyena.corpus.sources import CONSERVATION, Sources, find_sources
+from megatron_hyena.corpus.store_sums import STORE_FILE, seal_store
 from megatron_hyena.corpus.tracks import write_track_files
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.atomic import atomic_folder, check_replaceable
@@ -33,8 +34,6 @@ from megatron_hyena.formats.sequences import read_sequences
 
 if TYPE_CHECKING:
     import zarr
-
-_MARKER = "zarr.json"
 
 
 def write_store(
@@ -64,9 +63,9 @@ def write_store(
     """
     import zarr
 
-    check_replaceable(output, marker=_MARKER, overwrite=overwrite)
+    check_replaceable(output, marker=STORE_FILE, overwrite=overwrite)
     sources = find_sources(fasta, annotation, tracks, maf_reference)
-    with atomic_folder(output, marker=_MARKER, overwrite=overwrite) as partial:
+    with atomic_folder(output, marker=STORE_FILE, overwrite=overwrite) as partial:
         records = sources.annotated()
         group = zarr.create_group(str(partial), zarr_format=3)
         contigs = _write_bases(group, sources, kind, partial, progress)
@@ -86,6 +85,7 @@ def write_store(
                 "sources": sources.described(),
             }
         )
+        seal_store(partial)
     return GenomeStore.open(output)
 
 

@@ -31,7 +31,7 @@ FORMAT = "megatron-hyena records"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Letters of what is left of a record after curation."""
 
@@ -54,7 +54,7 @@ def _no_hashes() -> Hashes:
     return np.empty(0, dtype=np.uint64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Record:
     """One contig of one sample."""
 
@@ -89,7 +89,7 @@ class Record:
         return hash((self.sample, self.contig, self.sha256))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Whether a record is kept, and if not, why."""
 

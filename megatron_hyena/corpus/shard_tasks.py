@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,16 @@ def shard_tasks(
     root: Path, samples: Sequence[Sample], options: CorpusOptions, done: Mapping[str, Stamp]
 ) -> list[Task]:
     """A task for each tar file of the plan, folder by folder."""
-    kinds = track_kinds(samples, options, done)
     shards, tasks = options.shards, []
     for folder, told in done["plan/plan"].result["folders"].items():
+        kinds = track_kinds(samples, options, done, SequenceType.named(told["type"]))
         for number, file in enumerate(told["files"]):
             output = f"shards/{folder}/{shard_name(number, compress=shards.compress)}"
             made_of = {
                 "pieces": file["sha256"],
                 "split": told["split"],
                 "stores": [done[f"store/{name}"].digest for name in file["samples"]],
-                "shards": [shards.piece_length, shards.features, shards.compress, kinds],
+                "shards": [shards.piece_length, shards.compress, kinds],
                 "iupac": options.curation.iupac,
             }
             place = (folder, told["split"], number)
@@ -54,9 +53,9 @@ def _make_shard(
 ) -> dict[str, Any]:
     folder, split, number = place
     pieces = read_pieces_of(root / PLAN, folder, split, number, options.shards.piece_length)
-    layers = Layers(options.shards.features, kinds, partial(_curated, options.curation))
+    layers = Layers(kinds, partial(_curated, options.curation))
     store_of = lru_cache(maxsize=4)(lambda name: GenomeStore.open(store_path(root, name)))
-    return asdict(write_shard(scratch / output, split, pieces, store_of, layers, progress))
+    return write_shard(scratch / output, split, pieces, store_of, layers, progress).as_dict()
 
 
 def _curated(rules: CurationRules, bases: Bases, kind: SequenceType) -> Bases:

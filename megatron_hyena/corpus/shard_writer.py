@@ -1,7 +1,7 @@
 """One tar file of shards: the pieces it was given, read from their stores.
 
     KEY.bases     raw bytes, one per base          KEY.json   contig, start, end, split
-    KEY.features  flags, when asked                KEY.NAME   of each track asked for
+    KEY.NAME      of each track asked for, the labels (`features`) among them
 
 A piece that holds nothing but N (of protein: X) is left out; a file may so hold none.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 
 from megatron_hyena.corpus.pieces import Piece
+from megatron_hyena.corpus.tar_writer import TarWriter
 from megatron_hyena.data.alphabet import Bases, SequenceType, unknown_letters
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.shard_index import Sample, Shard
@@ -40,8 +39,6 @@ def _as_they_are(bases: Bases, kind: SequenceType) -> Bases:
 class Layers:
     """What is written of each piece."""
 
-    features: bool = False
-    """The flags of `tracks/features`, of the stores that have them."""
     tracks: Mapping[str, str] = field(default_factory=dict)
     """Name → what its values are, a name in `DTYPES`."""
     curate: Callable[[Bases, SequenceType], Bases] = _as_they_are
@@ -64,18 +61,22 @@ def write_shard(
     each piece. The same stores and pieces give the same bytes. Raises UserError for marks of a
     track that a store lacks, and for a track of another kind than `layers` says.
     """
-    written: list[Piece] = []
+    written: list[Sample] = []
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     packed = partial.with_name(f"{partial.name}.packed")
     try:
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for piece, sample in _samples(split, pieces, store_of, layers):
-                for ending, content in sorted(sample.items()):
-                    tar.addfile(_member(f"{piece.key}.{ending}", len(content)), BytesIO(content))
-                if sample:
-                    written.append(piece)
+        with partial.open("wb") as file:
+            tar = TarWriter(file)
+            for piece, members in _samples(split, pieces, store_of, layers):
+                offsets = {
+                    ending: tar.add(f"{piece.key}.{ending}", content)
+                    for ending, content in sorted(members.items())
+                }
+                if members:
+                    written.append(_sample(piece, offsets, layers.tracks))
                 progress(piece.length)
-        shard = _describe(partial, path.name, written, layers.tracks)
+            sha256 = tar.finish()
+        shard = Shard(path.name, tar.size, sha256, tuple(written))
         if path.suffix == ".gz":
             shard = _pack(partial, packed, shard)
             os.replace(packed, path)
@@ -106,13 +107,6 @@ def _pack(tar: Path, packed: Path, shard: Shard) -> Shard:
     )
 
 
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    """As WebDataset writes it, so that its readers find what they know (read-only, no owner)."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = size, 0o444, 0
-    return member
-
-
 def _samples(
     split: str, pieces: Sequence[Piece], store_of: StoreOf, layers: Layers
 ) -> Iterator[tuple[Piece, dict[str, bytes]]]:
@@ -138,8 +132,6 @@ def _samples(
             "bases": bases.tobytes(),
             "json": json.dumps(description).encode("utf-8"),
         }
-        if layers.features and "features" in found:
-            sample["features"] = found["features"].read(*place).tobytes()
         for name, kind in layers.tracks.items():
             values = _values(store, name, kind, found.get(name), piece)
             sample[name] = values.astype(DTYPES[kind]).tobytes()
@@ -162,19 +154,13 @@ def _values(store: GenomeStore, name: str, kind: str, track: Track | None, piece
     )
 
 
-def _describe(path: Path, name: str, pieces: Sequence[Piece], tracks: Mapping[str, str]) -> Shard:
-    """Find the payloads in the finished tar file and take its checksum."""
-    with tarfile.open(path) as tar:
-        offsets = {member.name: member.offset_data for member in tar}
-    samples = tuple(
-        Sample(
-            key=piece.key,
-            contig=piece.name,
-            start=piece.start,
-            end=piece.end,
-            offset=offsets[f"{piece.key}.bases"],
-            tracks={track: offsets[f"{piece.key}.{track}"] for track in tracks},
-        )
-        for piece in pieces
+def _sample(piece: Piece, offsets: Mapping[str, int], tracks: Mapping[str, str]) -> Sample:
+    """For the index: where the payloads of a piece lie."""
+    return Sample(
+        key=piece.key,
+        contig=piece.name,
+        start=piece.start,
+        end=piece.end,
+        offset=offsets["bases"],
+        tracks={track: offsets[track] for track in tracks},
     )
-    return Shard(name, path.stat().st_size, sha256_of(path), samples)

@@ -1,9 +1,8 @@
 """From a genome store to WebDataset shards of long pieces.
 
     shards/train/shard-000000.tar   members KEY.bases (raw bytes, one per base) and KEY.json
-                                    (contig, start, end, split), and KEY.features when asked;
-                                    KEY.NAME of each track asked for (little-endian float32, or
-                                    one byte per mark)
+                                    (contig, start, end, split), and KEY.NAME of each track
+                                    asked for (little-endian float32, or one byte per mark)
     shards/train/index.json         see shard_index.py
     shards/valid/…  shards/test/…
 
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_hyena import __version__
+from megatron_hyena.corpus.labels import LEGEND
 from megatron_hyena.corpus.pieces import Portion, cut_pieces, fill_shards, shard_name
 from megatron_hyena.corpus.shard_writer import Layers, write_shard
 from megatron_hyena.corpus.splits import SplitRule, Stretch, split_contigs
 from megatron_hyena.data.atomic import atomic_folder
 from megatron_hyena.data.shard_index import INDEX_FILE, Shard, ShardIndex
 from megatron_hyena.data.store import GenomeStore
-from megatron_hyena.data.tracks import check_track_name, stored_dtype
+from megatron_hyena.data.tracks import FEATURES, check_track_name, stored_dtype
 from megatron_hyena.errors import UserError
 
 
@@ -39,7 +39,7 @@ class ShardSettings:
     shard_size: int = 1 << 26
     """Bases of one tar file, at most (but one piece at least)."""
     features: bool = False
-    """Also write the flags of `tracks/features`."""
+    """Also write the labels, `tracks/features`."""
     tracks: tuple[str, ...] = ()
     """Names of the tracks to write beside the bases."""
     compress: bool = False
@@ -52,6 +52,11 @@ class ShardSettings:
             raise UserError(f"the tracks {' '.join(self.tracks)} hold a name twice; keep one")
         if self.piece_length < 1 or self.shard_size < 1:
             raise UserError("the piece length and the shard size must be 1 base or more")
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of all tracks that are written, the labels among them."""
+        return (*self.tracks, *((FEATURES,) if self.features else ()))
 
 
 def write_shards(
@@ -75,9 +80,7 @@ def write_shards(
     for split in settings.rule.splits:
         if not any(stretch.split == split for stretch in stretches):
             raise _no_bases(split, store)
-    if settings.features:
-        store.track("features")
-    for name in settings.tracks:
+    for name in settings.written:
         stored_dtype(store, name)
     indices: dict[str, ShardIndex] = {}
     with atomic_folder(output, marker=f"train/{INDEX_FILE}", overwrite=overwrite) as partial:
@@ -113,8 +116,8 @@ def _write_split(
     """Write one tar file after another, and the index."""
     numbers = {contig.name: number for number, contig in enumerate(store.contigs)}
     portions = (Portion("", numbers[s.contig], s.contig, s.start, s.end) for s in stretches)
-    tracks = {name: stored_dtype(store, name) for name in settings.tracks}
-    layers = Layers(settings.features, tracks)
+    tracks = {name: stored_dtype(store, name) for name in settings.written}
+    layers = Layers(tracks)
     pieces = cut_pieces(split, portions, settings.piece_length)
     shards = []
     for i, some in enumerate(fill_shards(pieces, settings.shard_size)):
@@ -128,6 +131,7 @@ def _write_split(
         shards=tuple(shards),
         type=store.type.name.lower(),
         tracks=tracks,
+        labels=LEGEND if settings.features else {},
         provenance=_provenance(store, settings),
     )
     index.write(folder)

@@ -69,9 +69,10 @@ class Sketcher:
     _parts: list[Hashes] = field(default_factory=list)
     _tail: str = ""
     _letters: int = 0
+    _minhash: Any = None
 
     def __post_init__(self) -> None:
-        self._minhash = self._new()
+        self._minhash = _minhash(self.kind, self.rules)
 
     def begin(self) -> None:
         """What comes next does not join what was added before."""
@@ -90,19 +91,16 @@ class Sketcher:
         self._tail = text[max(0, len(text) - k_of(self.kind) + 1) :]
         self._letters += len(bases)
         if self._letters >= _EMPTIED:
-            self._empty()
+            self._take_over()
+            self._minhash, self._letters = _minhash(self.kind, self.rules), 0
 
     def hashes(self) -> Hashes:
         """uint64 [m], sorted, each once: of all that was added."""
-        self._empty()
+        self._take_over()
         return distinct(np.concatenate(self._parts))
 
-    def _empty(self) -> None:
+    def _take_over(self) -> None:
         self._parts.append(np.fromiter(self._minhash.hashes, dtype=np.uint64))
-        self._minhash, self._letters = self._new(), 0
-
-    def _new(self) -> Any:
-        return _minhash(self.kind, self.rules)
 
 
 def _minhash(kind: SequenceType, rules: SketchRules) -> Any:

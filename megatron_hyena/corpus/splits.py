@@ -56,7 +56,7 @@ class SplitRule:
         return tuple(s for s, fraction in zip(SPLITS, fractions, strict=True) if fraction > 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """Bases [start, end) of a contig, all of one split."""
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from megatron_hyena.corpus.homology import check_sketches, clusters
+from megatron_hyena.corpus.lineage import ancestor, check_rank
 from megatron_hyena.corpus.records import Record
 from megatron_hyena.corpus.splits import DEFAULT_GAP, SPLITS, SplitRule, Stretch, split_contigs
 from megatron_hyena.data.store import Contig
@@ -40,6 +41,10 @@ class SplitRules:
     above 0.94, genera below 0.75; below 0.7 chance alone makes one cluster of many proteins."""
     taxa_together: bool = False
     """By cluster: nor are records of one taxon."""
+    taxon_rank: str = ""
+    """What of a lineage is the taxon, by taxon or with taxa_together: `genus` or another rank, down
+    to the level that is marked so (`g__Vibrio`); a number, that many levels from the top; below 0,
+    all but so many at the end (-1: without the species); empty: all of it."""
     seed: int = 0
     """Another one gives other groups to valid and test."""
 
@@ -52,6 +57,12 @@ class SplitRules:
             )
         if self.taxa_together and self.by != "cluster":
             raise UserError(f"taxa_together is for splits by cluster, not by {self.by}; remove it")
+        check_rank(self.taxon_rank)
+        if self.taxon_rank and not (self.by == "taxon" or self.taxa_together):
+            raise UserError(
+                f"taxon_rank is for splits by taxon, or with taxa_together, not by {self.by}; "
+                "remove it"
+            )
         self.rule  # noqa: B018 - its own checks
 
     @property
@@ -60,7 +71,7 @@ class SplitRules:
         return SplitRule(self.valid_fraction, self.test_fraction, self.gap)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """Records that stay in one split."""
 
@@ -117,7 +128,7 @@ def naive_splitting(records: Sequence[Record], rules: SplitRules) -> Splitting:
 
     What a report on leakage compares with. Fixed splits do not count, and a split may stay empty.
     """
-    alone = replace(rules, by="contig", taxa_together=False)
+    alone = replace(rules, by="contig", taxa_together=False, taxon_rank="")
     groups = _assign(records, _groups(records, alone), alone, {})
     return _whole(records, groups)
 
@@ -151,14 +162,13 @@ def _by_position(
 def _groups(records: Sequence[Record], rules: SplitRules) -> dict[str, list[int]]:
     """Name of a group → numbers of its records."""
     if rules.by == "taxon":
-        return _together([_taxon(record, "by taxon") for record in records])
+        return _together(_taxa(records, rules, "by taxon"))
     if rules.by == "contig":
         return _together([record.name for record in records])
     check_sketches(records, "splits by cluster")
     joined = clusters(records, rules.cluster_similarity)
     if rules.taxa_together:
-        taxa = [_taxon(record, "with taxa_together") for record in records]
-        for members in _together(taxa).values():
+        for members in _together(_taxa(records, rules, "with taxa_together")).values():
             for i in members:
                 joined.join(members[0], i)
     together: dict[int, list[int]] = {}
@@ -174,13 +184,19 @@ def _together(keys: Sequence[str]) -> dict[str, list[int]]:
     return groups
 
 
-def _taxon(record: Record, when: str) -> str:
-    if not record.taxon.strip():
-        raise UserError(
-            f"sample {record.sample!r} has no taxon, which splits {when} need; give it one, "
-            "or split otherwise"
-        )
-    return ";".join(" ".join(level.split()) for level in record.taxon.split(";"))
+def _taxa(records: Sequence[Record], rules: SplitRules, when: str) -> list[str]:
+    """What keeps each record together with others; of each sample's taxon worked out once."""
+    known: dict[tuple[str, str], str] = {}
+    for record in records:
+        key = (record.sample, record.taxon)
+        if key not in known:
+            if not record.taxon.strip():
+                raise UserError(
+                    f"sample {record.sample!r} has no taxon, which splits {when} need; give it "
+                    "one, or split otherwise"
+                )
+            known[key] = ancestor(record.taxon, rules.taxon_rank, record.sample)
+    return [known[record.sample, record.taxon] for record in records]
 
 
 def _assign(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_hyena.corpus.store_sums import seal_track
 from megatron_hyena.data.store import Contig, GenomeStore, create_array
 from megatron_hyena.data.tracks import DTYPES, Values, check_track_name
 from megatron_hyena.errors import UserError
@@ -136,7 +137,7 @@ def add_track(
     """Add `tracks/NAME` to a store that exists; it appears whole.
 
     `values` gives [length] for each contig, all of one of `DTYPES`; `attributes` say what they
-    mean. Raises UserError as `check_new_track` does.
+    mean. The store's checksums follow. Raises UserError as `check_new_track` does.
     """
     import zarr
 
@@ -149,6 +150,7 @@ def add_track(
         _write_contigs(group, partial.name, store, values).attrs.update(dict(attributes))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        seal_track(store.path, name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

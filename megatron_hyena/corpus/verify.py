@@ -1,7 +1,8 @@
-"""Is every byte the one that was written? A corpus, a part of one, or folders of shards.
+"""Is every byte the one that was written? A corpus, a part of one, folders of shards, or a store.
 
 What is compared: with `manifest.json`, in the folder or above it, or else with the `index.json` of
-shards that were made without a corpus. Both notice a change of themselves.
+shards and the `zarr.json` of stores that were made without a corpus. All notice a change of
+themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_hyena.corpus.manifest import FORMAT, MANIFEST, Files, Manifest
+from megatron_hyena.corpus.store_sums import STORE_FILE, DamagedStoreError, is_store, read_sums
 from megatron_hyena.corpus.tasks import WORK
 from megatron_hyena.data.atomic import sha256_of
 from megatron_hyena.data.shard_index import INDEX_FILE, ShardIndex
@@ -57,13 +59,28 @@ def open_check(folder: Path) -> list[Check]:
                 return [_corpus_check(root, whole, Manifest.read(root))]
             except UserError as error:
                 return [Check(root, "", {}, MANIFEST, (), findings=(str(error),))]
-    indices = sorted(path for path in (*whole.glob(INDEX_FILE), *whole.glob(f"*/{INDEX_FILE}")))
-    if not indices:
+    stores = [folder for folder in (whole, *sorted(whole.glob("*"))) if is_store(folder)]
+    beside = "shards/*/" if stores else "*/"  # as tools.make_shards is told to write them
+    indices = sorted({*whole.glob(INDEX_FILE), *whole.glob(f"{beside}{INDEX_FILE}")})
+    if not indices and not stores:
         raise UserError(
             f"{folder}: neither it nor a folder above it has a {MANIFEST}, and it holds no shards "
-            f"with an {INDEX_FILE}; finish it with tools.prepare_corpus, or name another folder"
+            f"with an {INDEX_FILE} and no genome store; finish it with tools.prepare_corpus, or "
+            "name another folder"
         )
-    return _index_checks([path.parent for path in indices])
+    return [
+        *(_store_check(store) for store in stores),
+        *_index_checks([path.parent for path in indices]),
+    ]
+
+
+def _store_check(store: Path) -> Check:
+    """Of a store alone. Raises UserError where it has no checksums."""
+    try:
+        sums = read_sums(store)
+    except DamagedStoreError as error:
+        return Check(store, "", {}, STORE_FILE, (), findings=(str(error),))
+    return Check(store, "", sums, STORE_FILE, (STORE_FILE,))
 
 
 def _is_ours(path: Path, nearby: bool) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_hyena.data.order import Indices, Permutation, draw_key
-from megatron_hyena.data.shard_reader import Origin
-from megatron_hyena.data.stream import TrainingStream
+from megatron_hyena.data.shard_reader import Origin, Run
+from megatron_hyena.data.stream import RunStream, TrainingStream
 from megatron_hyena.data.window import Window, gather_windows
 from megatron_hyena.errors import UserError
 
@@ -144,8 +144,9 @@ def cycle_counts(shares: Sequence[float]) -> Indices:
     if ((given > 0) & (counts == 0)).any():
         least = float(given[given > 0].min() / given.sum())
         raise UserError(
-            f"data.weights give a corpus a share of {least:.2g}, below one window in {CYCLE}; "
-            "raise it, or set it to 0"
+            f"the weights give a corpus a share of {least:.2g}, below one window in {CYCLE}; "
+            "raise it in data.weights, or set it to 0 there, or give its samples another weight in "
+            "the sample sheet"
         )
     return counts
 
@@ -158,3 +159,23 @@ def tempered(sizes: Sequence[int], temperature: float) -> npt.NDArray[np.float64
     logs = np.log(np.array(sizes, dtype=np.float64)) / temperature
     shares = np.exp(logs - logs.max())
     return shares / shares.sum()
+
+
+def by_weight(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each weight that their folders have, in the order they come."""
+    groups: dict[float, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.origin.weight if run.origin else 1.0, []).append(run)
+    return list(groups.values())
+
+
+def within(corpora: Sequence[int], streams: Sequence[RunStream]) -> npt.NDArray[np.float64]:
+    """Share of each stream among those of its corpus, whose number is in `corpora`.
+
+    In proportion to weight times windows of an epoch, so that in the time in which a base of
+    weight 1 is shown once, one of weight w is shown w times.
+    """
+    origins = [stream.runs[0].origin for stream in streams]
+    weights = np.array([origin.weight if origin else 1.0 for origin in origins])
+    drawn = weights * np.array([stream.windows_per_epoch for stream in streams])
+    return drawn / np.bincount(corpora, weights=drawn)[np.asarray(corpora)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class Sample:
     tracks: dict[str, int] = field(default_factory=dict)
     """The same of the first value of each track."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.__dict__)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -47,6 +52,10 @@ class Shard:
         """Whether the file is gzip, and has to be unpacked before it can be mapped."""
         return self.unpacked_bytes > 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `asdict` copies every value of a million samples."""
+        return {**self.__dict__, "samples": [sample.as_dict() for sample in self.samples]}
+
 
 @dataclass(frozen=True)
 class ShardIndex:
@@ -61,14 +70,20 @@ class ShardIndex:
     """Name of the `SequenceType`; older folders hold DNA and do not tell."""
     tracks: dict[str, str] = field(default_factory=dict)
     """What the values of each track are, a name in `tracks.DTYPES`."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Of the track `features`: each flag, 1, 2, 4 …, and the class that it tells of."""
+    weight: float = 1.0
+    """How often training draws a base of these shards, relative to those of other weights."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What the shards were made of: `sources` with their SHA-256, `options`, `tool_version`, and
     `corpus`, the digest that the manifest of a corpus gives its content."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that training reads: the shards' checksums, types and places."""
-        content = [self.type, self.tracks, [asdict(shard) for shard in self.shards]]
+        """SHA-256 of all that training reads: the shards' checksums, types, places, weight."""
+        content: list[Any] = [self.type, self.tracks, [one.as_dict() for one in self.shards]]
+        if self.weight != 1:
+            content.append(self.weight)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -77,14 +92,20 @@ class ShardIndex:
         return sum(len(shard.samples) for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Write `index.json` into `folder`; samples without tracks do not name them.
+        """Write `index.json` into `folder`; samples without tracks do not name them, nor are
+        a weight of 1 and no labels named.
 
         It ends with a digest of itself (`data.sealed`).
         """
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **self.__dict__}
+        content["shards"] = [shard.as_dict() for shard in self.shards]
         for sample in (sample for shard in content["shards"] for sample in shard["samples"]):
             if not sample["tracks"]:
                 del sample["tracks"]
+        if self.weight == 1:
+            del content["weight"]
+        if not self.labels:
+            del content["labels"]
         for shard in content["shards"]:
             if not shard["unpacked_bytes"]:
                 del shard["unpacked_bytes"], shard["unpacked_sha256"]
@@ -117,6 +138,8 @@ class ShardIndex:
             index = cls(shards=shards, **content)
             if any(set(s.tracks) != set(index.tracks) for shard in shards for s in shard.samples):
                 raise ValueError("a sample has other tracks than the folder")
+            if not (math.isfinite(index.weight) and index.weight > 0):
+                raise ValueError(f"its weight is {index.weight}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); run tools.make_shards again") from error
         if found != (FORMAT, FORMAT_VERSION):

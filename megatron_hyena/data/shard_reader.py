@@ -36,6 +36,10 @@ class Origin:
     """Of its content (see `ShardIndex.digest`), and of the names where not all shards are read."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the shards were made of, as their index tells."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the track `features`: each flag and the class that it tells of."""
+    weight: float = 1.0
+    """How often a base is drawn, relative to those of other weights."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,8 @@ def _origin(found: Found) -> Origin:
     if len(found.shards) < len(found.index.shards):
         names = " ".join(shard.file for shard in found.shards)
         digest = hashlib.sha256(f"{digest} {names}".encode()).hexdigest()
-    return Origin(found.folder, digest, found.index.provenance)
+    index = found.index
+    return Origin(found.folder, digest, index.provenance, index.labels, index.weight)
 
 
 def _run(

@@ -5,7 +5,8 @@
       offsets          int64 [n + 1]   contig i is bases[offsets[i] : offsets[i + 1]]
       tracks/features  uint8 [total]   flags of `labels.Label`, legend in its attributes
       tracks/NAME      float32, bool or uint8 [total], numbers beside the bases: `data.tracks`
-      attributes       format, sequence type, contig names, composition, sources with their SHA-256
+      attributes       format, sequence type, contig names, composition, sources with their SHA-256,
+                       size and SHA-256 of every file (`corpus.store_sums`)
 
 Chunks hold 4 MiB and are zstd frames with a checksum. Nothing in the folder depends on the time
 or the machine: the same files give the same bytes.

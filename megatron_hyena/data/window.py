@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from megatron_hyena.data.alphabet import PAD, Bases, SequenceType, reverse_complement
 from megatron_hyena.data.shard_reader import Run
-from megatron_hyena.data.tracks import BOUNDARIES, TYPE, Values, unknown_values
+from megatron_hyena.data.tracks import (
+    BOUNDARIES,
+    FEATURES,
+    TYPE,
+    Values,
+    turned,
+    unknown_values,
+)
 from megatron_hyena.errors import UserError
 
 
@@ -75,14 +82,14 @@ def read_window(
 ) -> Window:
     """Bases [start, end) of `run` and their tracks; `reverse` reads DNA from the other strand.
 
-    A track's values turn round with their bases. RNA, protein and mixed sequence is read as it
-    stands whatever `reverse` says.
+    A track's values turn round with their bases (see `turned`). RNA, protein and mixed sequence is
+    read as it stands whatever `reverse` says.
     """
     bases = run.read(start, end)
     values = {name: _values(run, name, start, end) for name in tracks}
     if reverse and run.type is SequenceType.DNA:
         bases = reverse_complement(bases)
-        values = {name: found[::-1] for name, found in values.items()}
+        values = {name: turned(name, found) for name, found in values.items()}
     return Window(bases, np.full(len(bases), run.type, dtype=np.uint8), None, values)
 
 
@@ -139,8 +146,8 @@ def check_tracks(runs: Sequence[Run], tracks: Sequence[str], *, both_strands: bo
     for name in tracks:
         if name != TYPE:
             _check_track(runs, name)
-        turned = both_strands and any(run.type is SequenceType.DNA for run in runs)
-        if name == BOUNDARIES and turned:
+        either = both_strands and any(run.type is SequenceType.DNA for run in runs)
+        if name == BOUNDARIES and either:
             raise UserError(
                 f"data.tracks names {name!r}, which hold on the strand they were made for alone; "
                 "set data.reverse_complement=false"
@@ -159,9 +166,10 @@ def _check_track(runs: Sequence[Run], name: str) -> None:
         excused = types and run.type not in types and all(d.kind == "f" for d in found)
         if name not in run.tracks and not excused:
             held = ", ".join([TYPE, *run.tracks])
+            option = "--features" if name == FEATURES else f"--track {name}"
             raise UserError(
                 f"data.tracks names {name!r}, which the shards in {run.folder} lack (they have "
-                f"{held}); write them with tools.make_shards --track {name}, or leave it out"
+                f"{held}); write them with tools.make_shards {option}, or leave it out"
             )
 
 

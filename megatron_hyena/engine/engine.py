@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from megatron_hyena.config import Config
 from megatron_hyena.engine.groups import parameter_groups
-from megatron_hyena.engine.moments import prepare_moments
+from megatron_hyena.engine.moments import prepare_moments, restart_waiting
 from megatron_hyena.engine.norm import gradient_norm
 from megatron_hyena.engine.rates import MergingRates
 from megatron_hyena.engine.schedule import learning_rate
@@ -90,9 +90,18 @@ class Engine:
         config: the run.
         mesh: its groups.
         device: of this rank.
+        rates: of merged stages `start` at the first batch's, `keep` those that the model has and
+            go on, or stay `still`.
     """
 
-    def __init__(self, model: nn.Module, config: Config, mesh: Mesh, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        mesh: Mesh,
+        device: torch.device,
+        rates: Literal["start", "keep", "still"] = "start",
+    ) -> None:
         import deepspeed
 
         # A compiled shared-memory all-reduce, built at run time if a compiler is found: results
@@ -101,7 +110,9 @@ class Engine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model, self.config, self.mesh, self.device = model, config, mesh, device
         self.step = 0
-        self.rates = MergingRates(model, mesh, config.parallel.sequence)
+        moved = nn.Module() if rates == "still" else model
+        self.rates = MergingRates(moved, mesh, config.parallel.sequence)
+        self.calibrates = rates == "start"
         optim = config.optim
         optimizer = torch.optim.AdamW(
             parameter_groups(model, optim),
@@ -129,13 +140,14 @@ class Engine:
         self.deepspeed.train()
         lr = learning_rate(self.step, self.config.train.steps, self.config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
+            waits = group["begins"] > self.step
+            group["lr"] = 0.0 if waits else lr * group["lr_factor"]
         sums = torch.stack([b.weights.sum(dtype=torch.float64) for b in batches]).sum()
         sums = _sum_over(self.mesh.data, sums.to(self.device))
         weight = sums.clamp(min=1e-12)  # with nothing to score, loss and gradient are 0
         scale = len(batches) * self.mesh.replica_size / weight
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        if self.step == 0:
+        if self.step == 0 and self.calibrates:
             self.rates.calibrate(lambda: self._forward_all(batches))
         self.mesh.traffic.take()  # a validation's, or of the calibration
         for batch in batches:
@@ -157,6 +169,7 @@ class Engine:
                 f"the loss of step {self.step + 1} is {loss_value}; lower optim.lr or "
                 "optim.grad_clip and start again: the last checkpoint is intact"
             )
+        restart_waiting(self.optimizer, self.config.parallel.zero_stage, self.step)
         self.step += 1
         tokens = sum(b.input_ids.numel() for b in batches) * self.mesh.data_size
         merging = self.rates.update()
@@ -176,6 +189,13 @@ class Engine:
             weight += batch.weights.sum().double()
         nats, weight = _sum_over(self.mesh.replicas, nats), _sum_over(self.mesh.data, weight)
         return nats.item(), weight.item()
+
+    @torch.no_grad()
+    def predictions(self, batch: Sequences) -> Tensor:
+        """What the model's `predictions` gives for the ids of a micro-batch, in evaluation mode."""
+        self.deepspeed.eval()
+        found: Tensor = self.deepspeed(batch.input_ids, function="predictions")
+        return found
 
     def any_rank(self, flag: bool) -> bool:
         """True on every rank if `flag` is true on one."""
@@ -203,7 +223,7 @@ def _sum_over(group: dist.ProcessGroup, value: Tensor) -> Tensor:
 
 
 class _Loss(nn.Module):
-    """The forward pass that DeepSpeed wraps: sums of weighted nats of one micro-batch.
+    """The forward pass that DeepSpeed wraps: by default sums of weighted nats of one micro-batch.
 
     Autocast to bfloat16 is entered here: DeepSpeed switches off one that is entered around it.
     """
@@ -212,8 +232,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, precision == "bf16"
 
-    def forward(self, *batch: Any) -> Tensor:
+    def forward(self, *batch: Any, function: str = "weighted_losses") -> Tensor:
         device = batch[0].device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            losses: Tensor = self.model.weighted_losses(*batch)  # type: ignore[operator]
-        return losses
+            found: Tensor = getattr(self.model, function)(*batch)
+        return found

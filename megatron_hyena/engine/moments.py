@@ -30,10 +30,34 @@ def prepare_moments(optimizer: Any, stage: int) -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def set_step_count(optimizer: Any, step: int) -> None:
-    """Tell AdamW that `step` steps are done (its bias correction depends on it)."""
-    for state in _adam(optimizer).state.values():
-        state["step"].fill_(float(step))
+def set_step_count(optimizer: Any, stage: int, step: int) -> None:
+    """Tell AdamW that `step` steps of the run are done (its bias correction depends on it).
+
+    A group counts those since it `begins`.
+    """
+    for group, held in _held_by_group(optimizer, stage):
+        for parameter in held:
+            _adam(optimizer).state[parameter]["step"].fill_(max(0.0, float(step - group["begins"])))
+
+
+def restart_waiting(optimizer: Any, stage: int, step: int) -> None:
+    """After step number `step`: groups that begin later have counted none of it."""
+    for group, held in _held_by_group(optimizer, stage):
+        if group["begins"] > step:
+            for parameter in held:
+                _adam(optimizer).state[parameter]["step"].zero_()
+
+
+def _held_by_group(optimizer: Any, stage: int) -> list[tuple[dict[str, Any], list[Tensor]]]:
+    """Each group and what AdamW has state of: parameters, or their flat shares under ZeRO."""
+    groups = _adam(optimizer).param_groups
+    if stage < 3:
+        return [(group, group["params"]) for group in groups]
+    shares: list[Tensor] = list(optimizer.fp32_partitioned_groups_flat)
+    return [
+        (group, [t for i, t in enumerate(shares) if optimizer.sub_group_to_group_id[i] == number])
+        for number, group in enumerate(groups)
+    ]
 
 
 def _adam(optimizer: Any) -> torch.optim.Optimizer:

@@ -20,6 +20,7 @@ def gradient_norm(module: nn.Module, mesh: Mesh) -> Tensor:
         for p in module.parameters()
         if p.grad is not None and (cut_of(p).dim is not None or mesh.tensor_rank == 0)
     ]
-    total = torch.stack([g.float().square().sum() for g in counted]).sum()
+    none = torch.zeros((), device=next(module.parameters()).device)
+    total = torch.stack([none, *[g.float().square().sum() for g in counted]]).sum()
     dist.all_reduce(total, group=mesh.tensor)
     return total.sqrt()

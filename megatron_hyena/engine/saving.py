@@ -33,7 +33,7 @@ from megatron_hyena.checkpoint.tensors import (
 )
 from megatron_hyena.config import config_dict, length_schedule
 from megatron_hyena.engine.engine import Engine
-from megatron_hyena.engine.state import read_state, write_state
+from megatron_hyena.engine.state import read_state, trained, write_state
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
@@ -101,6 +101,13 @@ def resume(engine: Engine) -> Path | None:
     if folder is None:
         return None
     manifest, mesh = read_manifest(folder), engine.mesh
+    differing = sorted(manifest.parameters.keys() ^ trained(engine).keys())
+    if differing:
+        raise UserError(
+            f"{folder}: {differing[0]!r} is trained by only one of the saved run and this one "
+            f"({len(differing)} are); go on with the command that wrote it, or start anew with "
+            "checkpoint.resume=none"
+        )
     tensors = read_parameters(
         folder, manifest, (WEIGHT, *MOMENTS), mesh.tensor_rank, mesh.tensor_size
     )
@@ -112,7 +119,7 @@ def resume(engine: Engine) -> Path | None:
 
 
 def _manifest(engine: Engine, building: Path) -> Manifest:
-    cuts = {name: cut_of(p) for name, p in engine.model.named_parameters()}
+    cuts = {name: cut_of(p) for name, p in trained(engine).items()}
     values = config_dict(engine.config)
     return Manifest(
         step=engine.step,

@@ -7,7 +7,7 @@ Columns are set apart by tabs and named in the first line, in any order:
     taxon       any word; samples of one taxon may be kept together or left out
     type        dna (default), rna, protein or mixed
     split       train, valid or test; empty: the corpus decides
-    weight      a number above 0, recorded with the corpus; training does not use it; default 1
+    weight      a number above 0, how often training draws its bases relative to others; default 1
     annotation  files, parted by commas; of BED files without blocks TYPE=FILE
     tracks      NAME=FILE, parted by commas
 

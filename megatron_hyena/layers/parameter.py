@@ -79,6 +79,30 @@ def cut_of(parameter: nn.Parameter) -> Cut:
     return cut
 
 
+@dataclass(frozen=True)
+class Treatment:
+    """How fine-tuning treats a parameter.
+
+    Attributes:
+        begins: it stays as it is before this optimizer step, counted from 0.
+        lr_factor: on the learning rate, besides its role's.
+    """
+
+    begins: int = 0
+    lr_factor: float = 1.0
+
+
+def treat(parameter: nn.Parameter, treatment: Treatment) -> None:
+    """Let `parameter` carry its treatment."""
+    parameter.treatment = treatment  # type: ignore[attr-defined]
+
+
+def treatment_of(parameter: nn.Parameter) -> Treatment:
+    """What `treat` gave it, else that of pretraining: from the first step at the full rate."""
+    found: Treatment = getattr(parameter, "treatment", Treatment())
+    return found
+
+
 @torch.no_grad()
 def initialise(module: nn.Module, seed: int, rank: int, size: int) -> None:
     """Fill every parameter of `module`: drawn whole, from (seed, name), then cut.

@@ -72,6 +72,10 @@ class TaskHead(nn.Module):
         """Mean loss over the labels that are there; 0 without any."""
         raise NotImplementedError
 
+    def each_loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each label, of their shape; 0 where one is absent."""
+        return class_losses(predictions, labels)
+
 
 class SequenceClassificationHead(TaskHead):
     """One class per sequence: pool, Linear, tanh, dropout, Linear.
@@ -195,6 +199,11 @@ class RegressionHead(TaskHead):
         Raises:
             UserError: another shape; a negative count.
         """
+        given = ~labels.isnan()
+        return self.each_loss(predictions, labels).sum() / given.sum().clamp(min=1)
+
+    def each_loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """See `TaskHead.each_loss`; errors as `loss`."""
         if labels.dim() == 1 and predictions.shape[1:] == (1,):
             labels = labels[:, None]
         if predictions.shape != labels.shape:
@@ -210,7 +219,7 @@ class RegressionHead(TaskHead):
             each = poisson_loss(predictions, target)
         else:
             each = self._error((predictions - target) / self.target_std)
-        return torch.where(given, each, 0.0).sum() / given.sum().clamp(min=1)
+        return torch.where(given, each, 0.0)
 
     def _error(self, standard: Tensor) -> Tensor:
         if self.kind == "mse":
@@ -228,7 +237,14 @@ def poisson_loss(rate: Tensor, count: Tensor) -> Tensor:
 def classification_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> Tensor:
     """Mean cross-entropy in nats of logits [..., C] and classes [...], `ignore_index` left out.
 
-    0, not NaN, where every label is left out.
+    0, not NaN, where every label is left out. Errors as `class_losses`.
+    """
+    each = class_losses(logits, labels, ignore_index)
+    return each.sum() / (labels != ignore_index).sum().clamp(min=1)
+
+
+def class_losses(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> Tensor:
+    """Cross-entropy in nats of each of the classes [...], 0 for `ignore_index`; logits [..., C].
 
     Raises:
         UserError: labels of another shape, or a class the head does not have.
@@ -248,9 +264,9 @@ def classification_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNO
         )
     wide = logits if logits.dtype == torch.float64 else logits.float()
     nll = F.cross_entropy(
-        wide.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="sum"
+        wide.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="none"
     )
-    return nll / scored.sum().clamp(min=1)
+    return nll.view_as(labels)
 
 
 def _positive(**sizes: int) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megatron_hyena.config.alphabet import filler_id, pad_id
+from megatron_hyena.config.alphabet import TRACKS, filler_id, pad_id
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
@@ -178,7 +178,9 @@ class HyenaGLT(nn.Module):
             )
         documents = self._documents(document_ids, ids.shape[1])
         padded = {
-            name: self._padded(track, neutral(track)) for name, track in (tracks or {}).items()
+            name: self._padded(track, neutral(track))
+            for name, track in (tracks or {}).items()
+            if name in TRACKS  # labels are not for the model to see
         }
         context = self.provider.context
         held = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from megatron_hyena.config.alphabet import TRACKS
+from megatron_hyena.config.alphabet import LABELS, TRACKS
 from megatron_hyena.errors import UserError
 
 
@@ -28,7 +28,7 @@ def check_inputs(
     if document_ids is not None:
         check_beside("document_ids", document_ids, input_ids)
     for name, track in (tracks or {}).items():
-        if name not in TRACKS:
+        if name not in (*TRACKS, *LABELS):
             raise UserError(
                 f"no model reads a track {name!r}; give {', '.join(TRACKS[:-1])} or {TRACKS[-1]}"
             )

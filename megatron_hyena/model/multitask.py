@@ -12,20 +12,10 @@ from megatron_hyena.errors import UserError
 from megatron_hyena.layers.parameter import drawn_seed, initialise
 from megatron_hyena.layers.provider import DenseProvider
 from megatron_hyena.layers.span import Span
-from megatron_hyena.model.heads import (
-    RegressionHead,
-    SequenceClassificationHead,
-    TaskHead,
-    TokenClassificationHead,
-)
+from megatron_hyena.model.heads import TaskHead
 from megatron_hyena.model.hyena_glt import Block, HyenaGLT
-from megatron_hyena.model.tasks import (
-    FixedWeights,
-    Task,
-    UncertaintyWeights,
-    task_of_step,
-    task_probabilities,
-)
+from megatron_hyena.model.task_head import task_head
+from megatron_hyena.model.tasks import Task, loss_weights, task_of_step, task_probabilities
 from megatron_hyena.ops.documents import Documents
 
 
@@ -69,19 +59,12 @@ class MultiTaskHyenaGLT(nn.Module):
 
     def create_task_head(self, task: Task) -> TaskHead:
         """The head of one task."""
-        width = self.config.hidden_size
-        if task.kind == "regression":
-            return RegressionHead(width, task.output_dim, task.dropout, task.loss, task.pooling)
-        if task.kind == "classification":
-            return SequenceClassificationHead(width, task.num_classes, task.dropout, task.pooling)
-        return TokenClassificationHead(width, task.num_classes, task.dropout)
+        return task_head(task, self.config.hidden_size)
 
     def _balance(self, balance: str) -> nn.Module:
-        if balance == "fixed":
-            return FixedWeights({name: task.weight for name, task in self.tasks.items()})
-        if balance == "uncertainty":
-            return UncertaintyWeights({name: self.head(name).gaussian for name in self.tasks})
-        raise UserError(f"balance={balance!r} is unknown; use fixed or uncertainty")
+        weights = {name: task.weight for name, task in self.tasks.items()}
+        gaussian = {name: self.head(name).gaussian for name in self.tasks}
+        return loss_weights(balance, weights, gaussian)
 
     def head(self, task_name: str) -> TaskHead:
         """The head of a task (UserError: there is no such task)."""

@@ -26,6 +26,7 @@ from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import HISTORY
 from megatron_hyena.model.hyena_glt import HyenaGLT, Tracks
 from megatron_hyena.model.inputs import check_inputs, check_length
+from megatron_hyena.model.states import Tap
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Piece:
     Attributes:
         logits: [B, l, V], of the byte behind each.
         last_hidden_state: after the final norm, [B, l, h].
+        layer_state: of the layer that was asked for, [B, l, h]; None without one.
     """
 
     logits: Tensor
     last_hidden_state: Tensor
+    layer_state: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ class Stream:
 
     Args:
         model: causal, on any layout that does not share a sequence between ranks.
+        layer: also give the states of this layer; see `model.states`.
 
     Raises:
-        UserError: the model is not causal, or its ranks share each sequence.
+        UserError: the model is not causal, its ranks share each sequence, or it has no such layer.
     """
 
-    def __init__(self, model: HyenaGLT) -> None:
+    def __init__(self, model: HyenaGLT, layer: str | int | None = None) -> None:
         if not model.config.causal:
             raise UserError(
                 "model.causal is false: bytes see those behind them, so a sequence cannot be read "
@@ -89,6 +93,7 @@ class Stream:
             self._model = HyenaGLT(model.config, Remembering(provider, self._memory))
         self._model.load_state_dict(model.state_dict(), assign=True)
         self._model.eval()
+        self._tap = None if layer is None else Tap(self._model, layer)
         self._past: _Past | None = None
 
     @property
@@ -100,6 +105,11 @@ class Stream:
     def memory_bytes(self) -> int:
         """Size of what is remembered; grows with the length if the pattern has `A`, `H` or `G`."""
         return 0 if self._past is None else sum(x.nbytes for x in self._past.state)
+
+    @property
+    def remembered(self) -> State:
+        """What layers know of all whole windows, in the order of their calls; never written to."""
+        return () if self._past is None else self._past.state
 
     def fork(self) -> Stream:
         """A second stream with the same past, which goes on by itself; nothing is copied."""
@@ -137,8 +147,10 @@ class Stream:
         left = {name: track[:, closed:] for name, track in tracks.items()}
         self._past = _Past(past.length, past.state, past.recent_BH, ids[:, closed:], left)
         x = torch.cat(hidden)
+        x, *tapped = x.split(self._model.config.hidden_size, dim=-1)
         logits = self._model.ends.gather_vocabulary(self._model.head(self._model.ends.enter(x)))
-        return Piece(logits.transpose(0, 1), x.transpose(0, 1))
+        state = tapped[0].transpose(0, 1) if tapped else None
+        return Piece(logits.transpose(0, 1), x.transpose(0, 1), state)
 
     def _nothing(self, ids: Tensor) -> _Past:
         rows = len(ids)
@@ -164,7 +176,7 @@ class Stream:
         return torch.cat([past.open_BP, ids], dim=1), joined
 
     def _run(self, past: _Past, ids: Tensor, tracks: Tracks) -> Tensor:
-        """Final hidden states [l, B, h] of whole windows behind the past."""
+        """Final states [l, B, h] of whole windows behind the past; a layer's beside them: 2 h."""
         self._memory.recall(past.state)
         length, axis = ids.shape[1], None
         if self._model.stages:
@@ -175,7 +187,8 @@ class Stream:
                 with_recent, None, shifted, held, first=past.length - HISTORY
             )
         span = Span(past.length, length, tracks=tracks)
-        return self._model.walk_span(ids, tracks.get("type"), span, axis)[0]
+        x, walk = self._model.walk_span(ids, tracks.get("type"), span, axis)
+        return x if self._tap is None else torch.cat([x, self._tap.take(walk.merges)], dim=-1)
 
     def _behind(self, past: _Past, ids: Tensor, tracks: Tracks, closed: int) -> _Past:
         """The past once the first `closed` bytes of `ids` belong to it, which were just run."""

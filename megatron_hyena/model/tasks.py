@@ -11,10 +11,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from megatron_hyena.config.finetune import KINDS
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.parameter import Cut, constant, cut_parameter
-
-KINDS = ("classification", "token_classification", "regression")
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Task:
         dropout: inside the head.
         pooling: see `model.pooling`.
         loss: of regression: `mse`, `huber` or `poisson`.
+        delta, target_mean, target_std: of regression; see `RegressionHead`.
         weight: fixed factor on the task's loss.
         examples: how many there are, for `task_of_step`.
     """
@@ -41,6 +41,9 @@ class Task:
     loss: str = "mse"
     weight: float = 1.0
     examples: int = 1
+    delta: float = 1.0
+    target_mean: float = 0.0
+    target_std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -118,3 +121,18 @@ class FixedWeights(nn.Module):
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Losses by task, any of them -> their sum, weighted."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def loss_weights(
+    balance: str, weights: Mapping[str, float], gaussian: Mapping[str, bool]
+) -> FixedWeights | UncertaintyWeights:
+    """What makes one loss of the tasks': `fixed` by `weights`, or `uncertainty`, by name.
+
+    Raises:
+        UserError: another `balance`.
+    """
+    if balance == "fixed":
+        return FixedWeights(weights)
+    if balance == "uncertainty":
+        return UncertaintyWeights(gaussian)
+    raise UserError(f"balance={balance!r} is unknown; use fixed or uncertainty")

@@ -52,8 +52,8 @@ def write_inputs(folder: Path) -> Path:
     sheet.write_text(
         "path\ttaxon\ttype\tweight\n"
         "alpha.fa.gz\tBacteria;Alpha\tdna\t1\n"
-        "beta.fa.gz\tBacteria;Beta\tdna\t2\n"
-        "gamma.fa.gz\tEukaryota;Gamma\tprotein\t1\n"
+        "beta.fa.gz\tBacteria;Beta\tdna\t1\n"
+        "gamma.fa.gz\tEukaryota;Gamma\tprotein\t2\n"
     )
     return sheet
 

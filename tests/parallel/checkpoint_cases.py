@@ -15,7 +15,7 @@ from megatron_hyena.corpus.shards import ShardSettings, write_shards
 from megatron_hyena.corpus.splits import SplitRule
 from tests.parallel.engine_cases import Run, configure, engine_of
 
-SAVED, GONE_ON = 3, 3
+SAVED, GONE_ON = 2, 2
 """Steps before the checkpoint, and steps compared after it."""
 OTHER_SEED = 99
 """Initial weights of an engine about to load others."""

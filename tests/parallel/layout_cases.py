@@ -22,7 +22,7 @@ from tests.oracles.drawing import open_branches
 
 # 152 positions: 38 on each of four ranks, fewer than M's 63 and W's 47 earlier ones, and no
 # multiple of L's chunk of 64. "uneven" is padded by two.
-LENGTH, BATCH, SEED, STEPS = 152, 4, 7, 3
+LENGTH, BATCH, SEED, STEPS = 152, 4, 7, 2
 BASE = HyenaGLTConfig(
     hidden_size=32,
     num_heads=4,

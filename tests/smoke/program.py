@@ -1,4 +1,4 @@
-"""Start `pretrain.train` as a launcher would, one process per rank, and see how it ends."""
+"""Start a program of training as a launcher would, one process per rank, and see how it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class Program:
     """
 
     def __init__(
-        self, ranks: int, overrides: list[str], log: Path, limit: Callable[[], None] | None = None
+        self,
+        ranks: int,
+        overrides: list[str],
+        log: Path,
+        limit: Callable[[], None] | None = None,
+        module: str = "pretrain.train",
     ) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.logs = [log.with_name(f"{log.name}_{rank}") for rank in range(ranks)]
@@ -31,7 +36,7 @@ class Program:
             with path.open("w") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "pretrain.train", *overrides],
+                        [sys.executable, "-m", module, *overrides],
                         cwd=ROOT,
                         env=os.environ | self._environment(rank, ranks),
                         stdout=output,

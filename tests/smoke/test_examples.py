@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from Bio.Seq import Seq
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
@@ -18,10 +19,14 @@ SCRIPTS = {
     "convert_model": [],
     "compare_orders": ["--width", "32", "--length", "128"],
     "custom_filter": [],
+    "finetune": ["--steps", "60"],
+    "embed": ["--bases", "3000", "--chunk", "70"],
+    "generate": [],
     "hybrid_model": ["--width", "32", "--length", "64"],
     "monitor_performance": ["--lengths", "64", "128", "--width", "16"],
     "open_in_transformers": [],
     "read_in_pieces": ["--width", "16", "--length", "500", "--chunk", "90"],
+    "score_variants": ["--variants", "8", "--window", "60"],
     "sequence_lengths": [],
 }
 
@@ -93,12 +98,28 @@ def test_a_head_on_the_exported_model_learns(printed: list[str]) -> None:
     assert printed[2] == "AATATT is AT-rich"
 
 
+@run("generate")
+def test_sequences_are_written_under_constraints(printed: list[str]) -> None:
+    assert [len(first(r"-> ([ACGT]+)$", line)) for line in printed[:3]] == [40, 40, 40]
+    frame = first(r"^frame: ([ACGT]+) \(length, [\d.]+ nats per base\)$", printed[3])
+    assert frame.startswith("ATG") and "*" not in Seq(frame).translate(11)
+    gene = first(r"^gene: ([ACGT]+) \(constraint, ", printed[4])
+    assert str(Seq(gene).translate(11)) == "MKTAYIAKQR*"
+
+
 @run("custom_filter")
 def test_a_filter_of_ones_own_trains_and_is_saved_by_name(printed: list[str]) -> None:
     for line, name in zip(printed, ("codon", "genomic"), strict=True):
         assert float(first(r"-> ([\d.]+) nats", line)) < float(first(r"loss ([\d.]+) ->", line))
         assert line.startswith(f"{name}: ")
         assert line.endswith("the same: True")
+
+
+@run("finetune")
+def test_additions_learn_and_the_saved_model_tells_the_same(printed: list[str]) -> None:
+    assert printed[0] == "lora: 14,530 of 138,462 parameters"
+    assert float(first(r"sequences: ([\d.]+)", printed[1])) > 0.8
+    assert printed[2].endswith("of classes absent and present: the same True")
 
 
 @run("hybrid_model")
@@ -135,6 +156,19 @@ def test_scripts_are_programs() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "filters of 32 taps" in result.stdout
+
+
+@run("score_variants")
+def test_variants_are_scored(printed: list[str]) -> None:
+    assert "100% of 8 records" in printed[0]
+    deltas = [float(first(r"delta_ll (\S+)", line)) for line in printed[1:]]
+    assert len(deltas) == 6 and deltas == sorted(deltas) and deltas[0] < deltas[-1]
+
+
+@run("embed")
+def test_embeddings_equal_one_pass(printed: list[str]) -> None:
+    assert printed[0] == "43 rows of 32 numbers"
+    assert float(first(r"differ by (\S+)", printed[1])) < 1e-5
 
 
 @run("convert_model")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,13 @@ def named(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def definitions(path: Path) -> Iterator[ast.AST]:
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return ast.walk(parsed(path))
 
 
 def test_there_is_something_to_check() -> None:
@@ -51,12 +57,7 @@ def test_functions_are_short() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [
-        named(path)
-        for path in SOURCES
-        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    ]
-    assert not silent
+    assert not [named(path) for path in SOURCES if not ast.get_docstring(parsed(path))]
 
 
 def test_public_functions_and_classes_of_the_library_are_described() -> None:
@@ -64,7 +65,7 @@ def test_public_functions_and_classes_of_the_library_are_described() -> None:
         f"{named(path)}:{node.lineno} {node.name}"
         for path in SOURCES
         if named(path).startswith(PACKAGES)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in parsed(path).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and not ast.get_docstring(node)

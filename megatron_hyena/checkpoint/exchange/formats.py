@@ -60,9 +60,9 @@ class Options:
     allow_lossy: tuple[str, ...] = ()
     dtype: str | None = None
     max_shard_size: str = LARGEST_FILE
-    origin: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
     head: str = ""
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)

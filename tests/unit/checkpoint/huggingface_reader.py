@@ -69,7 +69,8 @@ def tokenizer(folder):
 
 def heads(folder, ids, asked):
     """New heads (or trained ones): loss, one step of training, saved and opened again."""
-    found, said = {}, {}
+    found: dict[str, torch.Tensor] = {}
+    said: dict[str, dict] = {}
     mask = torch.ones_like(ids)
     mask[1, 40:] = 0
     for auto, options, labels in (

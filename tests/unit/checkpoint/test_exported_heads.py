@@ -44,7 +44,8 @@ HEADS = {
 def tuned(tmp_path: Path) -> Path:
     """A folder as fine-tuning leaves it: trunk, heads and what they are."""
     HyenaGLT(HyenaGLTConfig(pattern="SL", hidden_size=32)).save_pretrained(tmp_path / "best")
-    tensors, tasks = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    tasks: dict[str, dict] = {}
     for name, (head, task, classes) in HEADS.items():
         tensors |= {f"{name}.{key}": p.detach() for key, p in head.named_parameters()}
         tasks[name] = asdict(task) | {"classes": classes}
@@ -71,8 +72,8 @@ def test_a_head_is_exported_by_name(tuned: Path, tmp_path: Path) -> None:
     assert said["architectures"] == ["HyenaGLTForSequenceClassification"]
     assert said["id2label"] == {"0": "intron", "1": "exon", "2": "neither"}
     tensors = load_file(tmp_path / "hf" / "model.safetensors")
-    head = HEADS["splice"][0]
-    assert torch.equal(tensors["classifier.pooler.weight"], head.pooler.weight)
+    weights = dict(HEADS["splice"][0].named_parameters())
+    assert torch.equal(tensors["classifier.pooler.weight"], weights["pooler.weight"])
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "AutoModelForSequenceClassification.from_pretrained" in card
     convert(tuned, "hf", tmp_path / "hf", Options(head="none"))

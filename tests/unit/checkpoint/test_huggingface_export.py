@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -55,6 +56,9 @@ HEADS = {
 }
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 @dataclass(frozen=True)
 class Read:
     """A model, and what a process that cannot import this package has made of its folder."""
@@ -65,17 +69,17 @@ class Read:
     head: TaskHead | None = None
 
 
-def spread(model: nn.Module) -> nn.Module:
+def spread(model: M) -> M:
     """`model` with biases and scales away from their start, as training leaves them."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 
 QUICK = ("tied", "merged", "new heads", "classes")
-"""Read in the quick suite; every folder brings its own code and takes a second or two."""
+"""Read in every run of the suite; every folder brings its own code and takes a second or two."""
 
 
 def names_of(known: Iterable[str]) -> list[Any]:
@@ -118,7 +122,8 @@ def read_folders(scratch: Path, quick: bool) -> dict[str, Read]:
     jobs = [job for job in jobs if (job[0] in QUICK) is quick]
     folders = [scratch / name.replace(" ", "_") for name, *_ in jobs]
     for folder, (name, model, head, _) in zip(folders, jobs, strict=True):
-        trained = head and TrainedHead.of(head, ["no", "yes"] if name == "bytes" else [])
+        classes = ["no", "yes"] if name == "bytes" else []
+        trained = None if head is None else TrainedHead.of(head, classes)
         size = "60KB" if name == "merged" else "5GB"
         export_huggingface(model.config, model.stored(), folder, head=trained, max_shard_size=size)
     save_file({"ids": IDS}, scratch / "ids.safetensors")
@@ -140,6 +145,7 @@ def read_folders(scratch: Path, quick: bool) -> dict[str, Read]:
     }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", names_of(CONFIGURATIONS))
 def test_auto_classes_read_the_folder_without_this_package(
     read: dict[str, Read], name: str
@@ -150,16 +156,17 @@ def test_auto_classes_read_the_folder_without_this_package(
     assert said["tied"] is model.config.tie_embeddings
     with torch.no_grad():
         expected = model(IDS, labels=IDS)
-    close = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(found["logits"], expected.logits, **close)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    close(found["logits"], expected.logits)
     torch.testing.assert_close(found["loss"][0], expected.loss)
-    torch.testing.assert_close(found["states"], expected.last_hidden_state, **close)
-    torch.testing.assert_close(found["base_states"], expected.last_hidden_state, **close)
+    close(found["states"], expected.last_hidden_state)
+    close(found["base_states"], expected.last_hidden_state)
     assert found["token_ids"][0].tolist() == list(b"ACGTNnacgtUuRYKMswv")
     assert found["token_ids"][1].tolist() == [65, 67] + [1] * 17
     assert found["mask"][1].tolist() == [1, 1] + [0] * 17
 
 
+@pytest.mark.smoke
 def test_an_exported_model_writes_what_ours_would(read: dict[str, Read]) -> None:
     for name in ("tied", "merged"):
         grown = IDS[:1, :5]
@@ -170,6 +177,7 @@ def test_an_exported_model_writes_what_ours_would(read: dict[str, Read]) -> None
         assert read[name].found["grown"].tolist() == grown.tolist()
 
 
+@pytest.mark.smoke
 def test_new_heads_are_named_missing_and_train(read: dict[str, Read]) -> None:
     said = read["new heads"].said["heads"]
     assert set(said) == {
@@ -188,6 +196,7 @@ def test_new_heads_are_named_missing_and_train(read: dict[str, Read]) -> None:
     torch.testing.assert_close(found["again"], found[f"{saved}/logits"], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.smoke
 def test_the_mask_says_what_a_head_reads(read: dict[str, Read]) -> None:
     found = read["new heads"].found
     for name in read["new heads"].said["heads"]:
@@ -197,6 +206,7 @@ def test_the_mask_says_what_a_head_reads(read: dict[str, Read]) -> None:
         torch.testing.assert_close(masked, cut, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", names_of(HEADS))
 def test_trained_heads_open_with_their_labels(read: dict[str, Read], name: str) -> None:
     one = read[name]

@@ -113,6 +113,7 @@ def test_every_public_name_can_be_had() -> None:
         megatron_hyena.NoSuchName  # noqa: B018
 
 
+@pytest.mark.smoke
 def test_the_package_starts_without_torch_and_its_names_without_the_engine() -> None:
     program = (
         "import sys, megatron_hyena as m\n"

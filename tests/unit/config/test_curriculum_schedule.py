@@ -71,10 +71,11 @@ def test_every_step_has_the_longest_legal_length(full, first, growth, steps):
     assert all(a < b and m < n for (a, m), (b, n) in pairwise(schedule.stages))
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("growth", ["linear", "doubling"])
-def test_drawn_curricula_follow_the_rule(growth):
+def test_drawn_curricula_follow_the_rule(growth, count):
     draw = random.Random(4)
-    for _ in range(60):
+    for _ in range(count):
         first, quotient = draw.randint(2, 40), draw.randint(1, 200)
         full, steps = first * quotient, draw.randint(1, 150)
         schedule = length_schedule(curriculum(full, first, growth, steps))

@@ -76,9 +76,12 @@ def drawn(seed: int) -> tuple[Config, int]:
     return load_config(None, overrides), tensor * context * draw.choice((1, 2, 3, 4))
 
 
-def test_named_layouts_are_the_nearest_of_all_pairs() -> None:
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 100))]
+)
+def test_named_layouts_are_the_nearest_of_all_pairs(first: int) -> None:
     outcomes = {"passes": 0, "named": 0, "batch": 0}
-    for seed in range(150):
+    for seed in range(first, first + 50):
         try:
             config, ranks = drawn(seed)
         except UserError:  # heads or groups that do not divide the channels
@@ -100,7 +103,7 @@ def test_named_layouts_are_the_nearest_of_all_pairs() -> None:
         elif not message.startswith("train.global_batch_size"):
             assert named and "train.global_batch_size=" in named[1], (seed, message)
             outcomes["batch"] += 1
-    assert min(outcomes.values()) >= 5, outcomes
+    assert min(outcomes.values()) >= 2, outcomes
 
 
 def test_what_is_named_with_another_batch_size_is_possible() -> None:

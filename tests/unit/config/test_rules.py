@@ -294,7 +294,7 @@ LAYOUT_RULES = [
         ["data.tracks=[type,phylop]"],
         1,
         "data.tracks = [type,phylop] names phylop, which no model reads; name only boundaries, "
-        "conservation and type",
+        "conservation, features and type",
     ),
     (
         "types_are_read",

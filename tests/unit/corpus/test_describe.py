@@ -36,11 +36,13 @@ def contigs() -> dict[str, bytes]:
     draw = np.random.default_rng(5)
     unique = draw.choice(np.frombuffer(b"ACGTacgtGC", np.uint8), 9000).tobytes()
     turned = unique[2000:5000].upper()[::-1].translate(COMPLEMENTED)
-    return {"a": unique + b"N" * 40 + b"RYK", "b": turned + turned[:500], "c": b"ACGT" * 9}
+    short = {f"s{n}": unique[100 * n : 100 * n + 17 * n] for n in range(1, 9)}
+    return {"a": unique + b"N" * 40 + b"RYK", "b": turned + turned[:500], "c": b"ACGT" * 9} | short
 
 
 def test_numbers_are_those_counted_by_hand(tmp_path, contigs, monkeypatch):
     monkeypatch.setattr(room, "_PIECE", 2 * GC_WINDOW)
+    monkeypatch.setattr(room, "_JOINED", 200)
     fasta = tmp_path / "a.fa"
     fasta.write_bytes(b"".join(b">%s\n%s\n" % (n.encode(), s) for n, s in contigs.items()))
     store = write_store(tmp_path / "genome.zarr", [fasta])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_hyena.corpus import kmers
-from megatron_hyena.corpus.kmers import Distinct, codes, distinct, sampled
+from megatron_hyena.corpus.kmers import Distinct, Together, codes, distinct, sampled
 from megatron_hyena.data.alphabet import SequenceType
 
 _CASES = {
@@ -81,3 +81,22 @@ def test_distinct_numbers(monkeypatch, merged):
 @given(values=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=30))
 def test_each_once(values):
     assert distinct(np.array(values, dtype=np.uint64)).tolist() == sorted(set(values))
+
+
+@pytest.mark.parametrize("kind", [SequenceType.DNA, SequenceType.PROTEIN])
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+def test_sequences_laid_end_to_end_have_their_own_kmers_and_no_others(kind, size):
+    draw = np.random.default_rng(size)
+    parts = [draw.choice(np.frombuffer(b"ACGTacN", np.uint8), n) for n in [*range(60), 300, 5]]
+    taken: list[np.ndarray] = []
+    together = Together(taken.append, size)
+    for part in parts:
+        together.add(part)
+    together.finish()
+    together.finish()
+    found, expected = ([codes(one, kind) for one in some] for some in (taken, parts))
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.sort(np.concatenate(expected)))
+    if size == 100:
+        assert 1 < len(taken) < len(parts)
+    letters = [word for one in taken for word in one.tobytes().split(b"\0") if word]
+    assert sorted(letters) == sorted(part.tobytes() for part in parts if len(part))

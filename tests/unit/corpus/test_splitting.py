@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -133,7 +134,7 @@ def test_by_position_is_the_rule_for_contigs_within_what_is_left():
     whole = record("a/x", bases=1000)
     parts = ((10, 400), (500, 930), (960, 1000))
     holed = record("b/y", bases=1000)
-    holed = type(holed)(**{**vars(holed), "stretches": parts, "counts": Counts(860)})
+    holed = replace(holed, stretches=parts, counts=Counts(860))
     rules = SplitRules("position", 0.1, 0.1, gap=20)
     result = split_records([whole, holed], rules)
     assert list(result.stretches[:3]) == split_contigs([Contig("a/x", 0, 1000)], rules.rule)

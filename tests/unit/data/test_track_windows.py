@@ -194,7 +194,9 @@ def test_a_track_that_the_shards_lack_is_refused_with_what_they_have(shards, chl
     lacks = r"names 'phylop', which the shards in .*/train lack \(they have type, conservation, b"
     with pytest.raises(UserError, match=lacks):
         WindowStream(shards / "train", 512, seed=0, tracks=["phylop"])
-    with pytest.raises(UserError, match=r"lack \(they have type\); .*make_shards --track cons"):
+    with pytest.raises(
+        UserError, match=r"lack \(they have type, features\); .*make_shards --track c"
+    ):
         PackedStream(chlamydia_shards / "train", 512, seed=0, tracks=["conservation"])
     with pytest.raises(UserError, match=r"names 'conservation', which the shards in .*/valid lack"):
         sequential_windows(chlamydia_shards / "valid", 512, 1, tracks=["conservation"])

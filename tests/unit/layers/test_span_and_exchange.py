@@ -31,7 +31,8 @@ from tests.oracles.drawing import draw, small_config, small_mixer
 from tests.oracles.threads import ThreadContext, ThreadProvider, on_threads
 
 LENGTH = 60
-SIZES = [1, 2, 3, 5, 20]  # stretches of 60 down to 3 positions
+# Stretches of 60 down to 3 positions.
+SIZES = [1, 3, 20, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 5))]
 LAYOUTS: dict[str, Tensor | None] = {"without": None, **layouts(LENGTH)}
 # Starts on the first and the last position of stretches of 15, twice in a row, in their middle.
 EDGES = numbered(LENGTH, [[15, 16, 30], [14, 15, 44, 59], [7], [29, 31, 45]])
@@ -202,7 +203,7 @@ PAIRS = [(sign, exchange) for sign, entry in SIGNS.items() for exchange in entry
 @pytest.mark.parametrize(
     "ids", [None, EDGES, drawn(4, LENGTH, seed=6)], ids=["no", "edges", "drawn"]
 )
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
 @pytest.mark.parametrize(("sign", "exchange"), PAIRS)
 def test_every_layer_by_every_exchange(

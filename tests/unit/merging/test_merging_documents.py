@@ -29,7 +29,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "genomic": ("S(G(M))S", {}),
     **{kind: (NESTED, changes) for kind, changes in KINDS.items()},
 }
-every_case = pytest.mark.parametrize("case", CASES)
+BY_HAND = {
+    *("cosine and mean", "not smoothed", "adaptive window", "hnet trunk"),
+    *("static select", "precomputed linear"),
+}
+"""Beside which another kind of the same merger is in the suite."""
+every_case = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=(pytest.mark.slow,) if c in BY_HAND else ()) for c in CASES]
+)
 
 
 def beside(config: HyenaGLTConfig, ids: Tensor, seed: int = 0) -> dict[str, Tensor]:

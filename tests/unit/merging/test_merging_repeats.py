@@ -72,8 +72,15 @@ def kept(model: HyenaGLT) -> tuple[float, float]:
     return float(opens[repeats].mean()), float(opens[~repeats].mean())
 
 
-@pytest.mark.parametrize("router_input", ["encoder", "trunk"])
-@pytest.mark.parametrize("merge_ratio", [0.5, 2 / 3])
+@pytest.mark.parametrize(
+    ("merge_ratio", "router_input"),
+    [
+        (0.5, "encoder"),
+        (2 / 3, "trunk"),
+        pytest.param(0.5, "trunk", marks=pytest.mark.slow),
+        pytest.param(2 / 3, "encoder", marks=pytest.mark.slow),
+    ],
+)
 def test_words_move_chunks_out_of_repeats_at_once(merge_ratio: float, router_input: str) -> None:
     """With the budget of the default, which crowded chunks exceed."""
     changes = {"merge_ratio": merge_ratio, "router_input": router_input}

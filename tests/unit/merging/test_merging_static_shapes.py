@@ -49,12 +49,13 @@ def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "kind", "length"),
+    ("pattern", "kind", "length", "count"),
     [
-        ("S(L)A", "wcc", 40),
+        ("(S)", "wcc", 16, 4),
         *(
-            pytest.param(pattern, kind, LENGTH, marks=pytest.mark.slow)
+            pytest.param(pattern, kind, LENGTH, 20, marks=pytest.mark.slow)
             for pattern, kind in (
+                ("S(L)A", "wcc"),
                 ("SS([SMLA]2)SS", "wcc"),
                 ("S(S(SMLA)0.5S)0.667S", "wcc"),
                 *(("S(L(A))M", kind) for kind in KINDS),
@@ -63,11 +64,14 @@ def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
         ),
     ],
 )
-def test_a_merged_model_is_one_graph_for_all_inputs(pattern: str, kind: str, length: int) -> None:
+def test_a_merged_model_is_one_graph_for_all_inputs(
+    pattern: str, kind: str, length: int, count: int
+) -> None:
     """Of both passes, with the ratio loss; the same numbers, and never compiled again."""
     config = merged_config(pattern, **KINDS[kind])
     model = lively_model(config, dna(2, length))
-    assert assert_one_graph(losses(model), list(model.parameters()), inputs(length)) > 100
+    given = inputs(length, count)
+    assert assert_one_graph(losses(model), list(model.parameters()), given) > 100
 
 
 @pytest.mark.slow
@@ -154,11 +158,11 @@ def test_shapes_are_the_same_for_all_inputs_and_windows_keep_1_to_k(kind: str) -
     model = lively_model(config, dna(2, LENGTH))
     found, fractions = set(), []
     with torch.no_grad():
-        for ids, tracks in inputs():
+        for ids, tracks in inputs(count=8):
             output = model(ids, tracks=tracks)
             found.add(tuple(shapes(output)))
             assert_kept_within_the_budget(model, output)
             fractions.append(output.merges[0].chunks.opens_nWB.double().mean().item())
         assert_lively(model(*inputs(1)[0][:1], tracks=inputs(1)[0][1]))
     assert len(found) == 1
-    assert config.merger == "static" or len(set(fractions)) > 10
+    assert config.merger == "static" or len(set(fractions)) > 4

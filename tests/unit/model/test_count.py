@@ -111,8 +111,15 @@ def allocated(config: Config) -> int:
     return seen.peak
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize(
+    ("recompute", "precision"),
+    [
+        ("none", "fp32"),
+        ("block", "bf16"),
+        pytest.param("none", "bf16", marks=pytest.mark.slow),
+        pytest.param("block", "fp32", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("pattern", "ffn"), [*((f"[{sign}]4", -1) for sign in "SMLHGAW"), ("[SMLA]2", 0)]
 )

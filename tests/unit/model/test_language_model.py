@@ -153,6 +153,7 @@ def test_bf16_training_step_is_close_to_fp32(recompute: str) -> None:
         assert error < 0.1, f"{name}: {error:.2e}"
 
 
+@pytest.mark.smoke
 def test_dense_model_imports_neither_megatron_nor_deepspeed() -> None:
     """Nor a process group: in a fresh process, one forward and backward of every sign."""
     program = """

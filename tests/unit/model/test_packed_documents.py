@@ -109,7 +109,9 @@ def test_packed_documents_equal_the_equations(pattern: str) -> None:
         )
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision", ["fp64", pytest.param("fp32", marks=pytest.mark.slow), "bf16"]
+)
 @every_pattern
 def test_changing_a_document_changes_no_bit_of_the_others(pattern: str, precision: str) -> None:
     model, ids = small_model(small_config(pattern)).eval(), draw_bytes(len(IDS), LENGTH)

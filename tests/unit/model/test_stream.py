@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -25,8 +27,8 @@ from tests.oracles.merged_models import (
 )
 
 LENGTH = 43
-SIZES = [1, 31]
-"""Bytes a piece: one; several windows of 8, which ends inside one."""
+MIXED = [1] * 9 + [31, 2, 1] + [7] * 6
+"""Bytes a piece: one after the other past a window of 8; several windows, ending inside one."""
 PLAIN: dict[str, dict[str, Any]] = {
     **{sign: {} for sign in "SMLHGAW"},
     "SMLHGAW": {"hyena_order": 3, "hyena_output_gate": True, "ffn_hidden_size": 0},
@@ -70,36 +72,37 @@ def model_of(kind: str) -> HyenaGLT:
     return lively_model(merged_config(pattern, **changes), dna(2, 96))
 
 
-def same_as_whole(model: HyenaGLT, size: int, length: int) -> list[list[Merge]]:
-    """Feeds bytes in pieces; what each stage decided in every pass."""
+def same_as_whole(model: HyenaGLT, sizes: int | Sequence[int], length: int) -> list[list[Merge]]:
+    """Feeds bytes in pieces of these sizes; what each stage decided in every pass."""
+    sizes = [sizes] * length if isinstance(sizes, int) else sizes
     ids = dna(2, length)
     tracks = tracks_for(model.config, ids)
     with torch.no_grad():
         assert_lively(model(ids, tracks=tracks))
     stream, found = Stream(model), []
     notes = record(stream._model)
-    for start in range(0, length, size):
-        part = {name: track[:, start : start + size] for name, track in (tracks or {}).items()}
-        found.append(stream.feed(ids[:, start : start + size], part))
+    for start, stop in pairwise(min(n, length) for n in accumulate(sizes, initial=0)):
+        if start < stop:
+            part = {name: track[:, start:stop] for name, track in (tracks or {}).items()}
+            found.append(stream.feed(ids[:, start:stop], part))
     assert stream.length == length
     assert difference(joined(found), model, ids, tracks) < 1e-11
     return [[note.merge for note in notes[number]] for number in range(len(model.stages))]
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_way_to_merge(kind: str, size: int) -> None:
-    same_as_whole(model_of(kind), size, 83 if kind == "adaptive kmer" else LENGTH)
+def test_every_way_to_merge(kind: str) -> None:
+    same_as_whole(model_of(kind), MIXED, 83 if kind == "adaptive kmer" else LENGTH)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3, 5, 7, 8, 9, 16, 17, 64, 83])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 64, 83])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_of_any_size(kind: str, size: int) -> None:
     same_as_whole(model_of(kind), size, 83)
 
 
-@pytest.mark.parametrize("size", [1, 5, 31])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 5, 31])
 @pytest.mark.parametrize("pattern", ["S(SMLA)S", "L(WL(AL)W)L", "(H)(G)", "(S)(A)0.7A"])
 def test_merged_patterns(pattern: str, size: int) -> None:
     """Openings too are those of the whole, and budgets end in some windows."""

@@ -125,8 +125,15 @@ def test_long_regions_show_the_local_kept_fraction(tmp_path, figures):
         assert "in stretches of 500 bp; dashed: target 0.50" in [t.get_text() for t in axes.texts]
 
 
-@pytest.mark.parametrize("length", [1, 7, 500, 2000, 3001])
-@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize(
+    ("length", "routed"),
+    [
+        *((length, True) for length in (1, 500, 3001)),
+        (500, False),
+        *(pytest.param(length, True, marks=pytest.mark.slow) for length in (7, 2000)),
+        *(pytest.param(length, False, marks=pytest.mark.slow) for length in (1, 7, 2000, 3001)),
+    ],
+)
 def test_every_length_can_be_drawn(tmp_path, figures, length, routed):
     draw(tmp_path, 40, length, routed=routed)
     assert len(figures[0].axes) == (4 if routed else 3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,18 @@ from tests.oracles.drawing import draw
 from tests.oracles.operators import convolve, modal_taps, spread_groups
 
 CHANNELS, LENGTH = 4, 70
-LAYOUTS = [pytest.param(ids, id=name) for name, ids in layouts(LENGTH).items()]
+
+
+def every_layout_of(length: int) -> list[Any]:
+    """The second and third drawn ones marked slow."""
+    slow = {name: (pytest.mark.slow,) for name in ("drawn 1", "drawn 2")}
+    return [
+        pytest.param(ids, id=name, marks=slow.get(name, ()))
+        for name, ids in layouts(length).items()
+    ]
+
+
+LAYOUTS = every_layout_of(LENGTH)
 every_layout = pytest.mark.parametrize("ids", LAYOUTS)
 Convolution = Callable[..., Tensor]
 
@@ -114,7 +126,10 @@ def test_gradients_on_documents_are_the_slopes(name: str) -> None:
     assert gradcheck(partial(convolution, documents=documents), inputs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16],
+)
 @every_convolution
 def test_no_document_touches_another(name: str, dtype: torch.dtype) -> None:
     """To the bit, whatever is written into the others."""
@@ -168,7 +183,7 @@ def in_stretches(
 
 
 @pytest.mark.parametrize("chunk", [4, 64])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @every_layout
 def test_carries_handed_from_stretch_to_stretch(ids: Tensor, seed: int, chunk: int) -> None:
     z, weight = draw(CHANNELS, *ids.shape).requires_grad_(), draw(CHANNELS, *ids.shape, seed=9)
@@ -191,7 +206,7 @@ def masked_softmax(q: Tensor, k: Tensor, v: Tensor, window: int | None, ids: Ten
     return scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1) @ v
 
 
-ATTENDED = [pytest.param(ids, id=name) for name, ids in layouts(40).items()]
+ATTENDED = every_layout_of(40)
 every_window = pytest.mark.parametrize("window", [None, 1, 8, 39, 100])
 
 

@@ -68,7 +68,8 @@ def document_numbers(seed: int) -> Tensor:
     return (torch.rand(BATCH, LENGTH, generator=generator) < 0.02 * (seed + 1)).long().cumsum(1)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+# Without documents they stand in the graph of whole models as well: test_one_graph.
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_values_and_gradients_are_those_outside(name: str, packed: bool) -> None:
     """38 chunks of the modal filter: its carries are summed in another way in a graph."""

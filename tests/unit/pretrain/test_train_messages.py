@@ -106,6 +106,7 @@ def test_mistakes_are_one_sentence(
     assert message in error
 
 
+@pytest.mark.smoke
 def test_missing_data_is_found_before_the_heavy_imports(tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -182,6 +182,7 @@ else:
 """
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize("behaviour", ["waits", "done"])
 def test_a_rank_that_waits_for_a_failed_one_ends(behaviour, store) -> None:
     """Even after SIGTERM, which it takes for a wish to save; a rank that is done is left alone."""

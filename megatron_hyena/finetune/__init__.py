@@ -1,0 +1,1 @@
+"""Fine-tuning: labelled sequences and their splits, metrics, additions of low rank, files."""

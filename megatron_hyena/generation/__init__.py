@@ -1,0 +1,1 @@
+"""Writing sequences: one base at a time, from carried state, under constraints."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.oracles.savanna_folder import Model, draw, logits, write_folder
 from tests.peers.process import run_in_peer
 from tools.convert_checkpoint import main
 
 IDS = np.random.default_rng(1).integers(0, 512, (1, 150))
+pytestmark = pytest.mark.smoke
 MODEL = Model(vocabulary=512, taps=128, modes=16, ranks=2)
 
 

@@ -30,7 +30,7 @@ from megatron_hyena.checkpoint.format import (
 )
 from megatron_hyena.checkpoint.huggingface.export import LARGEST_FILE, export_huggingface
 from megatron_hyena.checkpoint.huggingface.exported_fields import exported_architecture
-from megatron_hyena.checkpoint.huggingface.heads import read_head
+from megatron_hyena.checkpoint.huggingface.heads import HEADS, read_head
 from megatron_hyena.checkpoint.huggingface.model_card import described_by
 from megatron_hyena.checkpoint.huggingface.shards import size_in_bytes
 from megatron_hyena.config import HyenaGLTConfig
@@ -96,6 +96,8 @@ def convert(source: Path, to: str, output: Path, options: Options) -> Converted:
     losses = Losses(to, options.allow_lossy)
     name = options.from_format or recognise(source)
     weights = FORMATS[name].read(source, losses, options)
+    if to != "hf" and options.head != "none" and (weights.where / HEADS).is_file():
+        losses.add("heads", f"the heads of {weights.where / HEADS}, which --head none leaves out")
     if options.origin is not None:
         weights = dataclasses.replace(weights, origin=_origin(options.origin))
     write = FORMATS[to].write
@@ -222,7 +224,7 @@ def _has(path: Path, ends: tuple[str, ...]) -> bool:
 FORMATS: dict[str, Format] = {
     "run": Format(_is_run, _read_run, None),
     "hf": Format(_is_hf, _read_hf, _write_hf),
-    "native": Format(_is_native, lambda path, losses, _: read_native(path, losses), _write_native),
+    "native": Format(_is_native, lambda path, _, __: read_native(path), _write_native),
     "vortex": Format(
         _is_vortex,
         lambda path, losses, options: vortex_files.read(path, losses, options.settings),

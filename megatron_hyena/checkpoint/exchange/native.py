@@ -16,21 +16,14 @@ from megatron_hyena.checkpoint.exchange.writing import write_safetensors
 from megatron_hyena.data.atomic import atomic_folder
 from megatron_hyena.model.folder import CONFIG, WEIGHTS, read_config
 
-HEADS = "heads.safetensors"
-"""Heads of a fine-tuned model, beside its trunk."""
 
-
-def read_native(folder: Path, losses: Losses) -> Weights:
+def read_native(folder: Path) -> Weights:
     """A folder of `save_pretrained` or `--to native`, with its origin if it has one.
-
-    Heads beside the model are a loss (`heads`): no writer here takes them.
 
     Raises:
         UserError: a file is missing or damaged, or is of another model.
     """
     config = read_config(folder)
-    if (folder / HEADS).is_file():
-        losses.add("heads", f"the heads of {folder / HEADS}")
     tensors = from_safetensors(folder / WEIGHTS)
     return Weights(config, tensors, folder, read_origin(folder)).check()
 

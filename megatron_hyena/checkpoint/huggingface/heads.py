@@ -110,10 +110,14 @@ def read_head(folder: Path, name: str = "") -> TrainedHead | None:
         UserError: there is no such head, several and no name, or a file is damaged.
     """
     path = folder / TASKS
-    if name == "none" or (not path.is_file() and not name):
+    kept = path.is_file() or (folder / HEADS).is_file()
+    if name == "none" or (not kept and not name):
         return None
     if not path.is_file():
-        raise UserError(f"{folder}: no {TASKS}, so no head {name!r}; give a fine-tuned folder")
+        raise UserError(
+            f"{folder}: no {TASKS} says what its heads are; give a fine-tuned folder, or leave "
+            "them out by --head none"
+        )
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
         known = ", ".join(tasks)

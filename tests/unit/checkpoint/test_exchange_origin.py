@@ -163,9 +163,11 @@ def test_heads_beside_a_model_are_not_forgotten(
 ) -> None:
     save_file({"coding.weight": torch.zeros(2, 32)}, tmp_path / "ours" / "heads.safetensors")
     arguments = ["--from", str(tmp_path / "ours"), "--output", str(tmp_path / "out.pt")]
-    for to in ("vortex", "native", "hf"):
+    for to in ("vortex", "native"):
         assert main([*arguments, "--to", to]) == 2
-        assert "heads.safetensors; or lose it knowingly by --allow-lossy heads" in (
+        assert "which --head none leaves out; or lose it knowingly by --allow-lossy heads" in (
             capsys.readouterr().err
         )
+    assert main([*arguments, "--to", "hf"]) == 2
+    assert "no tasks.json says what its heads are" in capsys.readouterr().err
     assert main([*arguments, "--to", "vortex", "--allow-lossy", "heads"]) == 0

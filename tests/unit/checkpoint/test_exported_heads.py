@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.checkpoint.exchange.formats import Options, convert
+from megatron_hyena.checkpoint.format import Manifest, write_manifest
 from megatron_hyena.checkpoint.huggingface.heads import TrainedHead, read_head
+from megatron_hyena.checkpoint.huggingface.model_card import described_by, model_card
+from megatron_hyena.data.tokenizer import BASES
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.heads import (
     RegressionHead,
@@ -95,7 +98,57 @@ def test_heads_that_are_not_there_are_named(tuned: Path, tmp_path: Path) -> None
     path.write_text("{")
     refused(r"tasks.json: not a description of tasks", "coding")
     path.unlink()
-    refused(r"best: no tasks.json, so no head 'coding'", "coding")
+    refused(r"best: no tasks.json says what its heads are; .*--head none", "coding")
+
+
+def test_heads_are_not_left_out_in_silence(tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"native cannot hold the heads of .*best.*--head none"):
+        convert(tuned, "native", tmp_path / "trunk", Options())
+    convert(tuned, "native", tmp_path / "trunk", Options(head="none"))
+    assert HyenaGLT.from_pretrained(tmp_path / "trunk").config.pattern == "SL"
+
+
+def test_a_model_of_four_letters_has_no_tokenizer(tmp_path: Path) -> None:
+    HyenaGLT(HyenaGLTConfig(pattern="S", hidden_size=32, vocab_size=4)).save_pretrained(
+        tmp_path / "ours"
+    )
+    convert(tmp_path / "ours", "hf", tmp_path / "hf", Options())
+    assert not (tmp_path / "hf" / "tokenizer_config.json").exists()
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] is None
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "AutoTokenizer" not in card and "Ids 0 to 3 are the letters A, T, G, C" in card
+    assert BASES == "ATGC"
+
+
+def test_the_card_says_what_the_run_says(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step_00000007"
+    checkpoint.mkdir(parents=True)
+    manifest = Manifest(7, 1, {}, {}, 1, {}, {})
+    write_manifest(checkpoint, manifest)
+    source = {"role": "sequence", "file": "ct.fa", "sha256": "ab12"}
+    data = [{"folder": "mine", "digest": "77" * 20, "provenance": {"sources": [source]}}]
+    (checkpoint / "provenance.json").write_text(json.dumps(data))
+    summary = {"steps": 7, "valid_loss": 1.25, "valid_bits_per_base": 1.8034}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    markov = {"order": 8, "bits_per_base": 1.9}
+    evaluation = {"model": {"bits_per_base": 1.85}, "best_markov": markov}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    config = HyenaGLTConfig(pattern="S(A)S", hidden_size=32, num_heads=4)
+
+    def card() -> str:
+        found = {name: t for name, t in HyenaGLT(config).stored().items()}
+        return model_card(config, "HyenaGLTForCausalLM", described_by(checkpoint, 7), found)
+
+    text = card()
+    for part in ("`S(A)S`", "merged positions", "ct.fa", "ab12", "`mine`", "| 1.2500 |", "1.8034"):
+        assert part in text, part
+    assert "best Markov model (order 8) on the same bases | 1.9000" in text
+    assert "# license: state" in text
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"steps": 8}))
+    assert "1.2500" not in card() and "order 8" not in card()
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"summary.json: not JSON .*restore or delete it"):
+        card()
 
 
 def test_names_must_fit_the_head() -> None:

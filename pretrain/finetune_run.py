@@ -96,8 +96,10 @@ def save_best(
     figures: Mapping[str, Any],
 ) -> None:
     """Write the model as it is; all ranks call it."""
-    weights = dict(whole_weights(built.engine))
-    if dist.get_rank() == 0:
+    main = dist.get_rank() == 0
+    # All ranks gather, one parameter at a time; one keeps them.
+    weights = {name: w.cpu() for name, w in whole_weights(built.engine) if main}
+    if main:
         heads = {n.removeprefix(HEAD): w for n, w in weights.items() if n.startswith(HEAD)}
         trunk = {n.removeprefix(TRUNK): w for n, w in weights.items() if n.startswith(TRUNK)}
         lora = built.lora

@@ -17,7 +17,7 @@ from megatron_hyena.engine.state import set_weights, trained, whole_weights
 from megatron_hyena.finetune.examples import TaskData
 from megatron_hyena.finetune.folder import HEADS, write_tasks
 from megatron_hyena.finetune.predictions import figures, write_predictions
-from megatron_hyena.finetune.trunk import Source, read_tensors
+from megatron_hyena.finetune.trunk import BEST, Source, read_tensors
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.folder import WEIGHTS
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, read_metrics
@@ -32,7 +32,7 @@ from pretrain.loop import train
 from pretrain.run import only_run_in
 from pretrain.signals import UNFINISHED_STATUS, StopRequest
 
-TRUNK, HEAD = "trunk.", "heads."
+TRUNK, HEAD, SUMMARY = "trunk.", "heads.", "summary.json"
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
         with MetricsLog(folder, total_steps=steps, resume_step=start, enabled=main) as log:
 
             def keep(step: int, figures: Mapping[str, float]) -> None:
-                save_best(built, folder / "best", tasks, source, {"step": step, **figures})
+                save_best(built, folder / BEST, tasks, source, {"step": step, **figures})
 
             validation = TaskValidation(config, built, tasks, log, meter, keep, start)
             stopping = Stopping(engine.config, engine, lambda: stop.asked)
@@ -68,6 +68,10 @@ def run(
             if not validation.exhausted:
                 batches = steps_of(config, tasks, built, start)
                 train(engine, batches, [logging, validation, stopping, saving])
+        if start == engine.step and (folder / SUMMARY).exists() and not stopping.interrupted:
+            if main:
+                write_line(f"nothing to do: the run is done, see {folder / SUMMARY}")
+            return 0
         if engine.step < steps and not validation.exhausted:
             if main:
                 write_line(f"stopped after step {engine.step} of {steps}, saved; the same command "
@@ -92,8 +96,10 @@ def save_best(
     figures: Mapping[str, Any],
 ) -> None:
     """Write the model as it is; all ranks call it."""
-    weights = dict(whole_weights(built.engine))
-    if dist.get_rank() == 0:
+    main = dist.get_rank() == 0
+    # All ranks gather, one parameter at a time; one keeps them.
+    weights = {name: w.cpu() for name, w in whole_weights(built.engine) if main}
+    if main:
         heads = {n.removeprefix(HEAD): w for n, w in weights.items() if n.startswith(HEAD)}
         trunk = {n.removeprefix(TRUNK): w for n, w in weights.items() if n.startswith(TRUNK)}
         lora = built.lora
@@ -131,7 +137,7 @@ def _conclude(
 ) -> None:
     """Test the best checkpoint, write its predictions and `summary.json`."""
     folder, main = Path(config.run.output_dir), dist.get_rank() == 0
-    restore_best(built, folder / "best")
+    restore_best(built, folder / BEST)
     tested: dict[str, float] = {}
     for name, task in tasks.items():
         if not task.test:
@@ -183,7 +189,7 @@ def _write_summary(
     text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
     temporary = folder / ".summary.json"
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / "summary.json")
+    os.replace(temporary, folder / SUMMARY)
 
 
 def _size(shape: tuple[int, ...]) -> int:

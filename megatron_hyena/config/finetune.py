@@ -51,8 +51,8 @@ class FinetuneSection:
     """What is trained, from what, and what counts as best."""
 
     from_: str = ""
-    """Where the weights come from: a run folder, one checkpoint, or a folder of `save_pretrained`;
-    also the `best` folder of another fine-tuning run."""
+    """Where the weights come from: a run folder, one checkpoint, a folder of `save_pretrained`, or
+    another fine-tuning run, whose best is taken."""
     random: bool = False
     """Take the architecture of `finetune.from` with random weights: what pretraining is compared
     with."""

@@ -20,6 +20,9 @@ from megatron_hyena.layers.parameter import cut_of
 from megatron_hyena.model.folder import CONFIG, WEIGHTS, read_config
 from megatron_hyena.model.hyena_glt import HyenaGLT
 
+BEST = "best"
+"""Folder of a fine-tuning run that holds its model."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -31,12 +34,14 @@ class Source:
 
 
 def find_source(path: str) -> Source:
-    """The model that `finetune.from` means.
+    """The model that `finetune.from` means; of a fine-tuning run, its best.
 
     Raises:
         UserError: nothing there that holds a model, or it is damaged.
     """
     folder = Path(path)
+    if (folder / BEST / CONFIG).is_file():
+        folder = folder / BEST
     if (folder / CONFIG).is_file():
         return Source(folder, False, read_config(folder))
     try:

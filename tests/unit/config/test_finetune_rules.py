@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -15,6 +17,7 @@ from megatron_hyena.config.finetune import (
 from megatron_hyena.errors import UserError
 from megatron_hyena.yaml_sections import plain_values
 
+RUNS = sorted((Path(__file__).parents[3] / "configs" / "run").glob("finetune_*.yaml"))
 GOOD = {"finetune": {"from": "runs/x"}, "task": {"table": "t.tsv"}}
 
 
@@ -106,6 +109,13 @@ def test_the_type_of_the_sequences_is_taken_for_granted(tmp_path):
         config = load(tmp_path, GOOD, override)
         check_finetune(config, model, 1)
         assert run_config(config, model).model.type_embedding == wanted
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_of_the_repository_loads_and_comes_back(tmp_path, path):
+    config = load_finetune(path)
+    assert load(tmp_path, plain_values(config)) == config
+    check_finetune(config, HyenaGLTConfig(), 1)
 
 
 def test_a_masked_model_is_fine_tuned_too(tmp_path):

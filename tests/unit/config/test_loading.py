@@ -14,7 +14,8 @@ from megatron_hyena.config.sections import ExchangeSection
 from megatron_hyena.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
-RUNS = sorted((REPOSITORY / "configs" / "run").glob("*.yaml"))
+FOLDER = REPOSITORY / "configs" / "run"
+RUNS = sorted({*FOLDER.glob("*.yaml")} - {*FOLDER.glob("finetune_*.yaml")})
 
 
 def write(path: Path, text: str) -> Path:

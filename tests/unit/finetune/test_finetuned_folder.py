@@ -54,7 +54,9 @@ def test_its_trunk_is_a_model_like_any_other(saved):
     wanted = model.trunk(ids).logits
     assert torch.equal(HyenaGLT.from_pretrained(folder).eval()(ids).logits, wanted)
     trunk = HyenaGLT(CONFIG, seed=1).eval()
-    load_trunk(trunk, find_source(str(folder)), 0, 1)
+    run = find_source(str(folder.parent))  # a fine-tuning run means its best
+    assert run == find_source(str(folder))
+    load_trunk(trunk, run, 0, 1)
     assert torch.equal(trunk(ids).logits, wanted)
 
 

@@ -12,6 +12,8 @@ from tests.peers.process import Arrays, run_in_peer, with_prefix
 from tests.peers.reference import evo2_logits
 from tests.peers.tiny import EVO2
 
+pytestmark = pytest.mark.smoke
+
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 13), reason="evo2 ends at Python 3.12")
 IDS = np.random.default_rng(0).integers(0, 512, (2, 40))
 TEXTS, PROMPT = ["ACGTACGTTTGA", "GATTACAGA"], "ACGTTGCAACGTT"

@@ -11,6 +11,8 @@ from tests.peers.process import Arrays, run_in_peer, with_prefix
 from tests.peers.reference import evo1_logits
 from tests.peers.tiny import EVO1
 
+pytestmark = pytest.mark.smoke
+
 IDS = np.random.default_rng(0).integers(0, 512, (2, 40))
 TEXTS, PROMPT = ["ACGTACGTTTGA", "GATTACAGAGGC"], "ACGTTGCAACGTT"
 FREQUENCIES = "blocks.1.inner_mha_cls.rotary_emb.inv_freq"

@@ -10,6 +10,8 @@ from tests.peers.process import Arrays, run_in_peer, with_prefix
 from tests.peers.reference import evo1_logits
 from tests.peers.tiny import EVO1_LONG
 
+pytestmark = pytest.mark.smoke
+
 IDS = np.random.default_rng(0).integers(0, 512, (2, 60))
 
 

@@ -51,7 +51,7 @@ def losses(model: HyenaGLT) -> Callable[..., tuple[Tensor, ...]]:
 @pytest.mark.parametrize(
     ("pattern", "kind", "length", "count"),
     [
-        ("(S)", "wcc", 16, 4),
+        pytest.param("(S)", "wcc", 16, 4, marks=pytest.mark.smoke),
         *(
             pytest.param(pattern, kind, LENGTH, 20, marks=pytest.mark.slow)
             for pattern, kind in (

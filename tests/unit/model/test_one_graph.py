@@ -45,6 +45,7 @@ def assert_compiles(model: HyenaGLT, count: int, packed: bool = False) -> None:
     assert assert_one_graph(losses(model), list(model.parameters()), inputs) > 40
 
 
+@pytest.mark.smoke
 def test_a_model_of_every_layer_is_one_graph_for_all_inputs() -> None:
     assert_compiles(small_model(small_config("SMLHGAW")), 5)
 

@@ -62,19 +62,23 @@ def undisturbed(tmp_path_factory, sheet) -> tuple[dict[str, bytes], int]:
 
 
 def test_killed_at_renames_it_goes_on_where_it_was(tmp_path, sheet, undisturbed):
-    """Five times in one folder, before and behind a rename, further on each time."""
+    """Four times in one folder, before and behind a rename, further on each time.
+
+    A kill comes later than the renames of one task, of which a store of two tracks has most.
+    """
     expected, renames = undisturbed
     root = tmp_path / "corpus"
     done: dict[str, tuple[int, int]] = {}
     draw = random.Random(11)
-    for kill in range(5):
-        point = draw.randrange(renames // 9, renames // 6) * draw.choice((1, -1))
+    for kill in range(4):
+        point = draw.randrange(renames // 5, renames // 4) * draw.choice((1, -1))
         process = start(command([KILLED, str(point)], sheet, root))
         _, err = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, f"kill {kill} at {point}: {err}"
         assert not (root / "manifest.json").exists()
         now = finished(root)
         assert done.items() <= now.items(), "finished work was done again"
+        assert len(now) > len(done), f"kill {kill} at {point} came before any task was finished"
         done = now
     process = start(command(["-m", "tools.prepare_corpus"], sheet, root))
     _, err = process.communicate(timeout=120)

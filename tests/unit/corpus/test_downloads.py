@@ -15,6 +15,8 @@ from megatron_hyena.errors import UserError
 from tests.oracles.small_corpus import OVERRIDES, tree, write_inputs
 from tests.oracles.stores import WebFolder
 
+pytestmark = pytest.mark.smoke
+
 
 @contextmanager
 def silent(stage: str, total: int):

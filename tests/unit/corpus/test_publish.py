@@ -15,6 +15,8 @@ from megatron_hyena.data.shard_reader import open_runs
 from megatron_hyena.errors import UserError
 from tools import make_shards
 
+pytestmark = pytest.mark.smoke
+
 QUICK = Retry(attempts=3, first=0.01)
 
 

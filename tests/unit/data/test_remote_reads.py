@@ -11,6 +11,8 @@ from megatron_hyena.data.remote_errors import MissingError, ShortError, Unreacha
 from megatron_hyena.errors import UserError
 from tests.oracles.stores import Trouble, WebFolder
 
+pytestmark = pytest.mark.smoke
+
 QUICK = Retry(attempts=4, first=0.01)
 CONTENT = np.random.default_rng(0).bytes(300_000)
 

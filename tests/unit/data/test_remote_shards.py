@@ -22,6 +22,8 @@ from megatron_hyena.data.windows import SequentialWindows, WindowStream
 from megatron_hyena.errors import UserError
 from tests.oracles.stores import WebFolder
 
+pytestmark = pytest.mark.smoke
+
 QUICK = Retry(attempts=3, first=0.01)
 
 

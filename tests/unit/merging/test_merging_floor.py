@@ -18,6 +18,8 @@ from megatron_hyena.layers.merging.stage import Merge, MergedStage
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from tests.oracles.drawing import small_config
 
+pytestmark = pytest.mark.smoke
+
 FLOOR = math.log(4)
 BELOW, ABOVE = 0.005, 0.05
 """Nats per base: what a model may be under the floor by chance, and how near it must come."""

@@ -22,6 +22,8 @@ from tests.oracles.merged_models import (
     tracks_for,
 )
 
+pytestmark = pytest.mark.smoke
+
 STEPS, LAST = 80, 20
 
 

@@ -88,7 +88,7 @@ class Carried:
 
 
 class MixerStep(Carried):
-    """Base of all mixers."""
+    """Base of all that steps: mixers, and what is inside a merged stage."""
 
     def step(self, x_BH: Tensor, now: Now) -> Tensor:
         """x [B, H] of the position at hand -> [B, H]; undefined in rows that are not active."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.errors import UserError
-from megatron_hyena.generation.carried import Carried, Now, Past, keep
+from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past, keep
 from megatron_hyena.layers.merging.router import MEMORY, Complexity, Router
 from megatron_hyena.layers.merging.similarity import SMALLEST as SMALLEST_COSINE
 from megatron_hyena.layers.merging.similarity import Cosine, Mlp
@@ -115,20 +115,8 @@ class RouterStep(Carried):
             self._estimate(torch.ones_like(self.earlier[:, 0], dtype=torch.bool))
 
 
-class Inside(Carried):
-    """Blocks and stages one after the other; see `generation.decoder`."""
-
-    def step(self, x_BH: Tensor, now: Now) -> Tensor:
-        """[B, H] -> [B, H]."""
-        raise NotImplementedError
-
-    def idle(self, active_B: Tensor) -> None:
-        """An empty slot passes."""
-        raise NotImplementedError
-
-    def take(self, past: Past) -> None:
-        """Begin behind what a stream remembers."""
-        raise NotImplementedError
+class Inside(MixerStep):
+    """Blocks and stages one after the other, stepped as one layer; see `generation.decoder`."""
 
 
 class StageStep(Carried):

@@ -20,6 +20,7 @@ from megatron_hyena.corpus.store_sums import STORE_FILE, seal_store
 from megatron_hyena.corpus.tracks import write_track_files
 from megatron_hyena.data.alphabet import SequenceType
 from megatron_hyena.data.atomic import atomic_folder, check_replaceable
+from megatron_hyena.data.letters_frame import letters_frame
 from megatron_hyena.data.store import (
     CHUNK,
     FORMAT,
@@ -179,8 +180,8 @@ def _write_bases(
     """Stream the records into `bases`, alignments into `tracks/conservation`; write `offsets`."""
     contigs, conservation = _Contigs(kind), None
     with ExitStack() as stack:
-        array = create_array(group, "bases", "uint8", 0, letters=True)
-        bases = stack.enter_context(Appender(array))
+        array = create_array(group, "bases", "uint8", 0)
+        bases = stack.enter_context(Appender(array, letters_frame))
         if sources.has_alignment:
             array = create_array(group.require_group("tracks"), CONSERVATION, "float32", 0)
             conservation = _Conservation(stack.enter_context(Appender(array)))

@@ -35,17 +35,12 @@ CHUNK = 1 << 22
 """Bytes of a chunk before compression."""
 
 
-def create_array(
-    group: zarr.Group, name: str, dtype: str, length: int, *, letters: bool = False
-) -> zarr.Array[Any]:
+def create_array(group: zarr.Group, name: str, dtype: str, length: int) -> zarr.Array[Any]:
     """A new array [length] of `group`, NaN, False or 0 throughout, in chunks of `CHUNK` bytes.
 
-    A chunk of nothing else has no file. An array of `letters` has no such chunk, so they are not
-    looked for, which would cost as much as to compress them.
+    A chunk of nothing else has no file.
     """
     from zarr.codecs import ZstdCodec
-
-    from megatron_hyena.data.letters_codec import LettersCodec
 
     kind = np.dtype(dtype)
     return group.create_array(
@@ -54,8 +49,7 @@ def create_array(
         chunks=(CHUNK // kind.itemsize,),
         dtype=dtype,
         fill_value=np.nan if kind.kind == "f" else 0,
-        compressors=(LettersCodec if letters else ZstdCodec)(level=1, checksum=True),
-        config={"write_empty_chunks": letters},
+        compressors=ZstdCodec(level=1, checksum=True),
     )
 
 

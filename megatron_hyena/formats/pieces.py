@@ -52,21 +52,19 @@ def tally(bases: Bases, kind: SequenceType) -> Tally | None:
 
 
 def _tally_plain(bases: Bases) -> Tally | None:
-    """The tally of sequence that is ACGTN alone, as most is, at a third of the cost; else None."""
-    upper, found = bases & _UPPER, np.empty(len(bases), dtype=np.bool_)
+    """The tally of sequence that is ACGTN alone, as most is, at a quarter of the cost; or None."""
+    found, mixed = np.empty(len(bases), dtype=np.bool_), bases.max() >= _FIRST_LOWER
+    upper = bases & _UPPER if mixed else bases
 
-    def count(letter: str) -> int:
-        return int(np.count_nonzero(np.equal(upper, ord(letter), out=found)))
+    def count(values: Bases, letter: str) -> int:
+        return int(np.count_nonzero(np.equal(values, ord(letter), out=found)))
 
-    known = count("A") + count("T")
-    np.bitwise_or(upper, _C_AS_G, out=upper)  # C becomes G, and nothing else does
-    gc = count("G")
+    known = count(upper, "A") + count(upper, "T")
+    gc = count(upper | _C_AS_G, "G")  # C becomes G, and nothing else does
     unknown = len(bases) - known - gc
-    if unknown:
-        np.bitwise_and(bases, _UPPER, out=upper)
-        if unknown != count("N"):
-            return None
-    lower = np.count_nonzero(np.greater_equal(bases, _FIRST_LOWER, out=found))
+    if unknown and unknown != count(upper, "N"):
+        return None
+    lower = np.count_nonzero(np.greater_equal(bases, _FIRST_LOWER, out=found)) if mixed else 0
     return Tally(gc, unknown, int(lower))
 
 

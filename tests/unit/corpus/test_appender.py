@@ -8,18 +8,21 @@ import zarr
 
 from megatron_hyena.corpus.appender import Appender
 from megatron_hyena.data import store
+from megatron_hyena.data.letters_frame import letters_frame
 from megatron_hyena.data.store import create_array
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_portions_do_not_matter(tmp_path, monkeypatch, dtype):
+@pytest.mark.parametrize(
+    "dtype, frame", [("uint8", None), ("float32", None), ("uint8", letters_frame)]
+)
+def test_portions_do_not_matter(tmp_path, monkeypatch, dtype, frame):
     monkeypatch.setattr(store, "CHUNK", 64)
     draw = np.random.default_rng(0)
     values = draw.integers(0, 5, 1000).astype(dtype)
     contents = []
     for number, most in enumerate((1, 7, 64, 200, 1000)):
         group = zarr.create_group(str(tmp_path / str(number)), zarr_format=3)
-        with Appender(create_array(group, "a", dtype, 0, letters=True)) as appender:
+        with Appender(create_array(group, "a", dtype, 0), frame) as appender:
             at = 0
             while at < len(values):
                 size = int(draw.integers(0, most + 1))

@@ -1,4 +1,4 @@
-"""Zarr's zstd codec set for sequence letters: entropy coding alone, without a search.
+"""zstd frames of sequence letters: entropy coding alone, without a search.
 
 Letters of a genome repeat by chance every few bases, so that zstd's search finds many matches, each
 of which costs more than the two bits a letter takes by itself: without it frames are smaller, and
@@ -9,11 +9,10 @@ search of level 1 pays. They are zstd frames as others (RFC 8878): any Zarr read
 from __future__ import annotations
 
 import sys
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-from zarr.codecs import ZstdCodec
+
+from megatron_hyena.data.alphabet import Bases
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,7 +25,7 @@ _LITERALS_ALWAYS: dict[int, int] = {1002: 1}
 _LETTERS: dict[int, int] = {
     **_LITERALS_ALWAYS,
     _PARAMETER.strategy: int(zstd.Strategy.fast),
-    _PARAMETER.window_log: 14,
+    _PARAMETER.window_log: 15,
     _PARAMETER.hash_log: 6,
     _PARAMETER.target_length: 1 << 17,  # bytes between two looks: a whole block
     _PARAMETER.checksum_flag: 1,
@@ -39,25 +38,9 @@ _SAMPLED = 16
 """Every so manieth letter is asked for its case."""
 
 
-class _Frames:
-    """What `ZstdCodec` asks of numcodecs, with `encode` replaced."""
-
-    def __init__(self, decoder: Any) -> None:
-        self.decode = decoder.decode
-
-    def encode(self, values: Any) -> bytes:
-        """One frame of letters uint8 [n]."""
-        letters = np.ascontiguousarray(values).view(np.uint8).ravel()
-        sample = letters[::_SAMPLED]
-        lower = np.count_nonzero(sample >= ord("a"))
-        mixed = _FEW * len(sample) < lower < (1 - _FEW) * len(sample)
-        options = _CASES if mixed else _LETTERS
-        return zstd.compress(letters.data, options=options)
-
-
-class LettersCodec(ZstdCodec):
-    """`zstd` to readers and in `zarr.json`; see above for how it writes."""
-
-    @cached_property
-    def _zstd_codec(self) -> Any:
-        return _Frames(super()._zstd_codec)
+def letters_frame(letters: Bases) -> bytes:
+    """One frame of `letters` uint8 [n], with a checksum."""
+    sample = letters[::_SAMPLED]
+    lower = np.count_nonzero(sample >= ord("a"))
+    mixed = _FEW * len(sample) < lower < (1 - _FEW) * len(sample)
+    return zstd.compress(letters.data, options=_CASES if mixed else _LETTERS)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.errors import UserError
-from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past, keep
+from megatron_hyena.generation.carried import Carried, Now, Past, Step, keep
 from megatron_hyena.layers.merging.router import MEMORY, Complexity, Router
 from megatron_hyena.layers.merging.similarity import SMALLEST as SMALLEST_COSINE
 from megatron_hyena.layers.merging.similarity import Cosine, Mlp
@@ -115,11 +115,15 @@ class RouterStep(Carried):
             self._estimate(torch.ones_like(self.earlier[:, 0], dtype=torch.bool))
 
 
-class Inside(MixerStep):
+class Inside(Step):
     """Blocks and stages one after the other, stepped as one layer; see `generation.decoder`."""
 
+    def step(self, x_BH: Tensor, now: Now) -> Tensor:
+        """x [B, H] of the position at hand -> [B, H]; x may be overwritten."""
+        raise NotImplementedError
 
-class StageStep(Carried):
+
+class StageStep(Inside):
     """Entry and exit of a stage around the steps inside.
 
     Carries the place in the window and the chunks opened in it, the sum and length of the chunk at
@@ -199,7 +203,7 @@ class StageStep(Carried):
         """u of a chunk that opens at x; see `layers.merging.stage`."""
         stage, before = self.stage, self.before
         if stage.merge_fn == "select":
-            return x_BH
+            return x_BH.clone()
         if stage.merge_fn == "mean":
             size = self.before_length
             return (before * size + x_BH) / (size + 1)

@@ -23,11 +23,11 @@ from megatron_hyena.generation.attention import Turn
 from megatron_hyena.generation.byte_features import ByteFeatures
 from megatron_hyena.generation.carried import Carried, Now, Past
 from megatron_hyena.generation.mixers import mixer_step
+from megatron_hyena.generation.norm import NormStep
 from megatron_hyena.generation.plan import Plan
 from megatron_hyena.generation.stage import Inside, StageStep
 from megatron_hyena.layers.merging.stage import MergedStage
 from megatron_hyena.layers.mlp import GatedMLP
-from megatron_hyena.layers.norm import RMSNorm
 from megatron_hyena.model.hyena_glt import Block, HyenaGLT
 from megatron_hyena.model.inputs import check_length
 from megatron_hyena.model.stream import Stream
@@ -266,26 +266,3 @@ def _check(model: HyenaGLT) -> None:
             "the model is shared by several ranks; write with the whole of it on one, as "
             "checkpoint.dense.load_dense reads it"
         )
-
-
-class NormStep:
-    """A norm without its precautions for training: x sqrt(H) weight / size, four operations.
-
-    size is |x| + sqrt(H) eps where eps is added to the root, else hypot(|x|, sqrt(H eps)).
-    """
-
-    def __init__(self, norm: RMSNorm) -> None:
-        self.norm, width = norm, norm.weight.shape[0]
-        self.narrow = norm.weight.dtype not in (torch.float32, torch.float64)
-        self.weight = norm.weight * width**0.5
-        self.lift = torch.Tensor.add_ if norm.outside else torch.Tensor.hypot_
-        eps = norm.eps * width**0.5 if norm.outside else (norm.eps * width) ** 0.5
-        self.eps = norm.weight.new_tensor(eps)
-
-    def __call__(self, x_BH: Tensor) -> Tensor:
-        """[B, H] -> [B, H]; see `layers.norm`."""
-        if self.narrow:
-            normed: Tensor = self.norm(x_BH)
-            return normed
-        size = torch.linalg.vector_norm(x_BH, dim=-1, keepdim=True)
-        return (x_BH / self.lift(size, self.eps)).mul_(self.weight)

@@ -23,11 +23,11 @@ from megatron_hyena.generation.attention import Turn
 from megatron_hyena.generation.byte_features import ByteFeatures
 from megatron_hyena.generation.carried import Carried, Now, Past
 from megatron_hyena.generation.mixers import mixer_step
+from megatron_hyena.generation.mlp import MlpStep
 from megatron_hyena.generation.norm import NormStep
 from megatron_hyena.generation.plan import Plan
 from megatron_hyena.generation.stage import Inside, StageStep
 from megatron_hyena.layers.merging.stage import MergedStage
-from megatron_hyena.layers.mlp import GatedMLP
 from megatron_hyena.model.hyena_glt import Block, HyenaGLT
 from megatron_hyena.model.inputs import check_length
 from megatron_hyena.model.stream import Stream
@@ -43,11 +43,9 @@ class BlockStep(Inside):
     def __init__(self, block: Block, sign: str, rows: int, plan: Plan) -> None:
         self.mixer = mixer_step(block.mixer, sign, rows, plan)
         self.mixer_norm = NormStep(block.mixer_norm)
-        self.has_mlp = block.has_mlp
+        self.mlp = MlpStep(block.mlp) if block.has_mlp else None
         if block.has_mlp:
-            mlp: GatedMLP = block.mlp
-            self.mlp_norm, self.activation = NormStep(block.mlp_norm), mlp.activation
-            self.gate_value, self.output = mlp.gate_value.t(), mlp.output.t()
+            self.mlp_norm = NormStep(block.mlp_norm)
 
     def parts(self) -> list[Carried]:
         """See `Carried.parts`."""
@@ -56,16 +54,14 @@ class BlockStep(Inside):
     def settle(self, rows: int) -> None:
         """See `Carried.settle`."""
         super().settle(rows)
-        if self.has_mlp:
-            self.both = self.gate_value.new_zeros(rows, self.gate_value.shape[1])
-            self.gate, self.value = self.both.chunk(2, dim=-1)
+        if self.mlp is not None:
+            self.mlp.settle(rows)
 
     def step(self, x_BH: Tensor, now: Now) -> Tensor:
         """See `Inside.step`."""
         self.mixer.add(self.mixer_norm(x_BH), x_BH, now)
-        if self.has_mlp:
-            torch.mm(self.mlp_norm(x_BH), self.gate_value, out=self.both)
-            x_BH.addmm_(self.activation(self.gate).mul_(self.value), self.output)
+        if self.mlp is not None:
+            self.mlp.add(self.mlp_norm(x_BH), x_BH)
         return x_BH
 
     def idle(self, active_B: Tensor) -> None:

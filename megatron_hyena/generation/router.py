@@ -13,7 +13,7 @@ from megatron_hyena.layers.merging.similarity import SMALLEST, Cosine, Mlp
 from megatron_hyena.ops.fir import compute_dtype
 
 
-class MlpStep:
+class MlpSimilarity:
     """`Mlp`: what is kept of a position is its share of the next one's hidden layer."""
 
     def __init__(self, similarity: Mlp, wide: torch.dtype) -> None:
@@ -27,7 +27,7 @@ class MlpStep:
         return torch.addmv(self.offset, (before_BW + own).relu_(), self.out), earlier
 
 
-class CosineStep:
+class CosineSimilarity:
     """`Cosine`: what is kept of a position is its query."""
 
     def __init__(self, similarity: Cosine, wide: torch.dtype) -> None:
@@ -35,19 +35,19 @@ class CosineStep:
         self.width = len(self.query)
 
     def __call__(self, before_BW: Tensor, x_BR: Tensor) -> tuple[Tensor, Tensor]:
-        """See `MlpStep`."""
+        """See `MlpSimilarity`."""
         query = F.normalize(F.linear(x_BR, self.query), dim=-1)
         key = F.normalize(F.linear(x_BR, self.key), dim=-1)
         cosine = torch.linalg.vecdot(before_BW, key)
         return torch.logit((1 + cosine) / 2, eps=SMALLEST), query
 
 
-def similarity_step(similarity: nn.Module, wide: torch.dtype) -> MlpStep | CosineStep:
+def similarity_step(similarity: nn.Module, wide: torch.dtype) -> MlpSimilarity | CosineSimilarity:
     """Of either kind."""
     if isinstance(similarity, Mlp):
-        return MlpStep(similarity, wide)
+        return MlpSimilarity(similarity, wide)
     assert isinstance(similarity, Cosine)
-    return CosineStep(similarity, wide)
+    return CosineSimilarity(similarity, wide)
 
 
 class RouterStep(Carried):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.generation [--width 128 --bases 2000]
 
-Steps of the model alone, B = 1, random weights, no sampling. The peers (tests/peers) run their own
-cached decoding at the same shapes: `stripedhyena` with L and A, `vtx` with S, M, L and A. Bases one
-hundred and twenty thousand are timed in turns. Written to benchmarks/results/generation.md.
+Steps of the model alone, random weights, no sampling. Bases one hundred and twenty thousand are
+timed in turns. The peers run their own cached decoding of the same weights, converted, and must
+first give the same logits and likeliest bases as ours. Written to benchmarks/results/generation.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import clock_for, interleaved, median_ratio, table, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
+    from benchmarks.peer_decoding import Peer
     from megatron_hyena import Decoder, HyenaGLT
 
 CONSTANT = ("[SML]2", "[SMLW]2", "SS([SML]2)SS", "[SMLA]2")
@@ -29,8 +32,8 @@ CONSTANT = ("[SML]2", "[SMLW]2", "SS([SML]2)SS", "[SMLA]2")
 EARLY, LATE = 100, 20_000
 DRIFT, FASTER = 1.10, 3.0
 """Most that a late base may take of an early one; least ratio to the peers."""
-PROMPT, PARTS = 128, 8
-"""Bases before those beside the peers; parts in which these take turns."""
+PROMPT, CHECKED, PARTS = 128, 64, 8
+"""Beside the peers: bases before all, bases that are compared, parts that take turns."""
 STEPS = 256
 """Bases that are timed at a time: two windows of a merged stage."""
 
@@ -57,34 +60,36 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if passed and faster else 1
 
 
-def model_of(pattern: str, width: int, **changes: Any) -> HyenaGLT:
+def model_of(pattern: str, width: int) -> HyenaGLT:
     """Random weights."""
     from megatron_hyena import HyenaGLT, HyenaGLTConfig
     from megatron_hyena.generation.column_first import column_first
 
-    settings = {"pattern": pattern, "hidden_size": width, "num_heads": width // 32, **changes}
-    return column_first(HyenaGLT(HyenaGLTConfig(**settings)).eval())
+    config = HyenaGLTConfig(pattern=pattern, hidden_size=width, num_heads=width // 32)
+    return column_first(HyenaGLT(config).eval())
 
 
-def behind(model: HyenaGLT, length: int) -> Decoder:
-    """A decoder behind a random prompt."""
+def dna(length: int) -> Tensor:
+    """Random bases, ids [length]."""
     import torch
-
-    from megatron_hyena import Decoder
 
     generator = torch.Generator().manual_seed(1)
-    ids = torch.tensor(list(b"ACGT"))[torch.randint(4, (length,), generator=generator)]
-    return Decoder.read(model, [ids], room=1)
+    return torch.tensor(list(b"ACGT"))[torch.randint(4, (length,), generator=generator)]
 
 
-def steps(decoder: Decoder, count: int) -> Callable[[], None]:
-    """`count` bases more, the same as their numbers do not matter."""
-    import torch
+def behind(model: HyenaGLT, length: int, rows: int = 1) -> Decoder:
+    """A decoder behind a random prompt, the same in all rows."""
+    from megatron_hyena import Decoder
 
-    base = torch.tensor([ord("A")])
+    return Decoder.read(model, [dna(length)] * rows, room=1)
+
+
+def steps(decoder: Decoder | Peer, count: int, rows: int = 1) -> Callable[[], None]:
+    """`count` random bases more."""
+    bases = [base.expand(rows) for base in dna(count).split(1)]
 
     def run() -> None:
-        for _ in range(count):
+        for base in bases:
             decoder.step(base)
 
     return run
@@ -108,20 +113,18 @@ def constant(arguments: argparse.Namespace, clock: Callable[[], float]) -> tuple
 
 
 def peers(arguments: argparse.Namespace, clock: Callable[[], float]) -> tuple[bool, str]:
-    """Ours beside each peer; in a folder of its own, since vortex opens a log wherever it is."""
-    from tests.peers import shims
+    """Ours beside each peer."""
+    from benchmarks import peer_decoding
 
-    shims.install()
     rows, passed, here = [], True, Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            for name, ours, theirs in _pairs(arguments.width):
+            for name, model, ours in peer_decoding.pairs(arguments.width, Path(folder)):
+                theirs, decoder = peer_decoding.Peer(model, dna(PROMPT)), behind(ours, PROMPT)
+                peer_decoding.check_same(theirs, decoder, CHECKED)
                 part = arguments.bases // PARTS
-                cases = {
-                    "theirs": _peer_steps(theirs, part),
-                    "ours": steps(behind(ours, PROMPT), part),
-                }
+                cases = {"theirs": steps(theirs, part), "ours": steps(decoder, part)}
                 times = interleaved(cases, PARTS, clock)
                 ratio = median_ratio(times["theirs"], times["ours"])
                 passed = passed and ratio >= FASTER
@@ -130,51 +133,6 @@ def peers(arguments: argparse.Namespace, clock: Callable[[], float]) -> tuple[bo
         finally:
             os.chdir(here)
     return passed, table(["peer", "pattern", "theirs, µs per base", "ours", "ratio"], rows)
-
-
-def _pairs(width: int) -> list[tuple[str, HyenaGLT, Any]]:
-    """Of each peer, our model and theirs, of the same shape."""
-    from tests.peers import stripedhyena_cases, vtx_cases
-    from tests.peers.tiny import EVO1, EVO2
-
-    inner, heads = -(-8 * width // 3 // 64) * 64, width // 32
-    shared = {
-        **{"hidden_size": width, "num_filters": width, "num_attention_heads": heads},
-        **{"inner_mlp_size": inner, "num_layers": 8, "max_seqlen": 8192},
-    }
-    ours = {"vocab_size": 512, "ffn_hidden_size": inner, "norm_eps_outside": True}
-    first = model_of("[LLLA]2", width, li_modes=8, li_poles="complex", projection_bias=True, **ours)
-    evo1 = EVO1 | shared | {"attn_layer_idxs": [3, 7], "hyena_layer_idxs": [0, 1, 2, 4, 5, 6]}
-    second = model_of("[SMLA]2", width, mr_decay="none", mlp_activation="evo2", **ours)
-    places = {f"hc{k}_layer_idxs": [n, n + 4] for n, k in enumerate("sml")}
-    groups = {f"hc{k}_filter_groups": width // 16 for k in "sm"} | {"hcl_filter_groups": width}
-    evo2 = EVO2 | shared | places | groups | {"attn_layer_idxs": [3, 7]}
-    return [
-        ("stripedhyena", first, stripedhyena_cases.build(evo1, {})[0]),
-        ("vtx", second, vtx_cases.build(evo2, {})[0]),
-    ]
-
-
-def _peer_steps(model: Any, count: int) -> Callable[[], None]:
-    """Their cached decoding, `count` bases more, behind a prompt read at once."""
-    import torch
-
-    ids = torch.tensor(list(b"ACGT" * (PROMPT // 4)))[None]
-    with torch.inference_mode():
-        state = model.initialize_inference_params()
-        model(ids, inference_params_dict=state)
-    at = PROMPT
-
-    def run() -> None:
-        nonlocal at
-        with torch.inference_mode():
-            for _ in range(count):
-                for part in state.values():
-                    part.seqlen_offset = at
-                model(ids[:, :1], inference_params_dict=state)
-                at += 1
-
-    return run
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_hyena.config.model import HyenaGLTConfig
-from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past, keep
+from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past
 from megatron_hyena.layers.attention import Attention, WindowAttention
 from megatron_hyena.ops.attention import rotary_frequencies
 
@@ -47,60 +47,79 @@ class Turn:
 
 
 class _Keys(MixerStep):
-    """What both kinds share. k, v [B, heads, room, head_dim]."""
+    """What both kinds share. k, v [B, heads, room, head_dim].
+
+    Carries as `next_B` where each row's next position is written; `at` is the same as a number
+    where it is one for all rows, else None.
+    """
+
+    at: int | None
 
     def __init__(self, mixer: Attention, rows: int, room: int) -> None:
-        self.heads = mixer.heads
-        self.projection, self.projection_bias = mixer.projection, mixer.projection_bias
-        self.output, self.bias = mixer.output, mixer.bias
-        width = mixer.projection.shape[0] // 3 // mixer.heads
-        self.kv = mixer.projection.new_zeros(rows, 2, mixer.heads, room, width)
+        self.heads, self.head_dim = mixer.heads, mixer.projection.shape[0] // 3 // mixer.heads
+        self.projection, self.projection_bias = mixer.projection.t(), mixer.projection_bias
+        self.output, self.bias = mixer.output.t(), mixer.bias
+        self.kv = mixer.projection.new_zeros(rows, 2, self.heads, room, self.head_dim)
+        self.next_B = torch.zeros(rows, dtype=torch.int64, device=self.kv.device)
+
+    def settle(self, rows: int) -> None:
+        """See `Carried.settle`."""
+        self.qkv = self.kv.new_zeros(rows, 3 * self.heads * self.head_dim)
+        heads = self.qkv.view(rows, self.heads, 3, self.head_dim)
+        self.q, self.qk, self.new_kv = heads[:, :, :1], heads[:, :, :2], heads[:, :, 1:]
+        self.new_kv = self.new_kv.transpose(1, 2)
+        self.halves = self.qk.unflatten(-1, (2, -1))
         self.rows = torch.arange(rows, device=self.kv.device)
+        self.measure()
 
-    def select(self, rows: Tensor) -> None:
-        """See `Carried.select`."""
-        super().select(rows)
-        self.rows = torch.arange(len(self.kv), device=self.kv.device)
+    def measure(self) -> None:
+        """Find `at`, and the furthest place of all rows."""
+        places = self.next_B.tolist()
+        self.furthest = max(places, default=0)
+        self.at = self.furthest if len(set(places)) == 1 else None
 
-    def join(self, others: Sequence[Carried]) -> None:
-        """See `Carried.join`."""
-        super().join(others)
-        self.rows = torch.arange(len(self.kv), device=self.kv.device)
-
-    def place(self, active_B: Tensor | None) -> Tensor | int:
-        """Where in the room each row's position is written, int64 [B] or the same for all."""
+    def seen(self) -> tuple[Tensor, Tensor | None]:
+        """k and v with the position at hand, and what is added to scores [B, 1, 1, keys]."""
         raise NotImplementedError
 
-    def seen(self, active_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """k and v with that position, and what is added to scores [B, 1, 1, keys]."""
+    def advance(self, active_B: Tensor | None) -> None:
+        """The position at hand is done."""
         raise NotImplementedError
 
-    def step(self, x_BH: Tensor, now: Now) -> Tensor:
-        """See `MixerStep.step`."""
+    def add(self, x_BH: Tensor, stream_BH: Tensor, now: Now) -> None:
+        """See `MixerStep.add`. What a row that is not active writes is overwritten unseen."""
+        self._project(x_BH, now)
+        kv, mask = self.seen()
+        k, v = kv.unbind(1)
+        y = F.scaled_dot_product_attention(self.q, k, v, attn_mask=mask)
+        stream_BH.add_(self.bias).addmm_(y.reshape(stream_BH.shape), self.output)
+        self.advance(now.active_B)
+
+    def _project(self, x_BH: Tensor, now: Now) -> None:
+        """q, k and v of the position at hand; q and k turned."""
         assert now.cos is not None and now.sin is not None
-        qkv = F.linear(x_BH, self.projection, self.projection_bias)
-        qkv = qkv.view(len(x_BH), self.heads, 3, -1)
-        qk = qkv[:, :, :2].to(now.cos.dtype)
-        qk = torch.addcmul(qk * now.cos, qk.roll(qk.shape[-1] // 2, -1), now.sin).to(x_BH.dtype)
-        place = self.place(now.active_B)  # before `kv` is looked at: it may grow
-        if isinstance(place, int):
-            self.kv[:, 0, :, place], self.kv[:, 1, :, place] = qk[:, :, 1], qkv[:, :, 2]
+        if self.projection_bias is None:
+            torch.mm(x_BH, self.projection, out=self.qkv)
         else:
-            self.kv[self.rows, :, :, place] = torch.stack([qk[:, :, 1], qkv[:, :, 2]], 1)
-        kv, mask = self.seen(now.active_B)
-        y = F.scaled_dot_product_attention(qk[:, :, :1], kv[:, 0], kv[:, 1], attn_mask=mask)
-        return F.linear(y.reshape(len(x_BH), -1), self.output, self.bias)
+            torch.addmm(self.projection_bias, x_BH, self.projection, out=self.qkv)
+        swapped = self.halves.flip(3).flatten(3)
+        torch.addcmul(self.qk * now.cos, swapped, now.sin, out=self.qk)
+
+    def write(self) -> None:
+        """k and v of the position at hand into their place."""
+        if self.at is None:
+            self.kv[self.rows, :, :, self.next_B] = self.new_kv
+        else:
+            self.kv.select(3, self.at).copy_(self.new_kv)
 
 
 class AttentionStep(_Keys):
-    """`A`: row b sees its first `length_B` keys."""
+    """`A`: row b sees its first `next_B` keys."""
 
-    names = ("kv", "length_B")
+    names = ("kv", "next_B")
 
     def __init__(self, mixer: Attention, rows: int) -> None:
         super().__init__(mixer, rows, FIRST_ROOM)
-        self.length_B = torch.zeros(rows, dtype=torch.int64, device=self.kv.device)
-        self.longest, self.even = 0, True
 
     def join(self, others: Sequence[Carried]) -> None:
         """See `Carried.join`: with the same room for all."""
@@ -109,57 +128,48 @@ class AttentionStep(_Keys):
         for one in steps:
             one._widen(room)
         super().join(others)
-        self._measure()
-
-    def select(self, rows: Tensor) -> None:
-        """See `Carried.select`."""
-        super().select(rows)
-        self._measure()
-
-    def _measure(self) -> None:
-        self.longest = int(self.length_B.max()) if len(self.length_B) else 0
-        self.even = bool((self.length_B == self.longest).all())
 
     def _widen(self, room: int) -> None:
         missing = room - self.kv.shape[3]
         if missing > 0:
             self.kv = F.pad(self.kv, (0, 0, 0, missing))
 
-    def place(self, active_B: Tensor | None) -> Tensor | int:
-        """See `_Keys.place`: what a row that is not active writes is overwritten."""
-        if self.longest >= self.kv.shape[3]:
-            self._widen(2 * self.kv.shape[3])
-        return self.longest if self.even else self.length_B
-
-    def seen(self, active_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def seen(self) -> tuple[Tensor, Tensor | None]:
         """See `_Keys.seen`."""
-        longest, even = self.longest + 1, self.even
+        if self.furthest >= self.kv.shape[3]:
+            self._widen(2 * self.kv.shape[3])
+        self.write()
+        length = self.furthest + 1
         mask = None
-        if not even:
-            hidden = torch.arange(longest, device=self.kv.device) > self.length_B[:, None]
+        if self.at is None:
+            hidden = torch.arange(length, device=self.kv.device) > self.next_B[:, None]
             mask = self.kv.new_zeros(hidden.shape).masked_fill_(hidden, HIDDEN)[:, None, None]
-        self.length_B = self.length_B + (1 if active_B is None else active_B)
-        if active_B is None:
-            self.longest = longest
-        else:
-            self._measure()
-        return self.kv[:, :, :, :longest], mask
+        return self.kv.narrow(3, 0, length), mask
+
+    def advance(self, active_B: Tensor | None) -> None:
+        """See `_Keys.advance`."""
+        self.next_B.add_(1 if active_B is None else active_B)
+        if active_B is not None:
+            self.measure()
+            return
+        self.furthest += 1
+        self.at = None if self.at is None else self.furthest
 
     def idle(self, active_B: Tensor) -> None:
-        """See `MixerStep.idle`: no position sees an empty slot."""
+        """See `Step.idle`: no position sees an empty slot."""
 
     def take(self, past: Past) -> None:
-        """See `MixerStep.take`."""
+        """See `Step.take`."""
         kv = past.take().transpose(0, 1)  # [B, 2, heads, n, head_dim]
         self._widen(kv.shape[3] + FIRST_ROOM)
         if past.present is None:
             self.kv[:, :, :, : kv.shape[3]] = kv
-            self.length_B.fill_(kv.shape[3])
+            self.next_B.fill_(kv.shape[3])
         else:
-            self.length_B = past.present.sum(1)
+            self.next_B.copy_(past.present.sum(1))
             for row, present in enumerate(past.present):
                 self.kv[row, :, :, : int(present.sum())] = kv[row][:, :, present]
-        self._measure()
+        self.measure()
 
 
 class WindowStep(_Keys):
@@ -171,34 +181,41 @@ class WindowStep(_Keys):
         assert mixer.window is not None
         super().__init__(mixer, rows, mixer.window)
         self.window = mixer.window
-        self.next_B = torch.zeros(rows, dtype=torch.int64, device=self.kv.device)
         self.mask = self.kv.new_full((rows, self.window), HIDDEN)
 
-    def place(self, active_B: Tensor | None) -> Tensor:
-        """See `_Keys.place`: over the one that has left the window."""
-        return self.next_B
+    def settle(self, rows: int) -> None:
+        """See `Carried.settle`."""
+        super().settle(rows)
+        self.added = self.mask[:, None, None]
 
-    def seen(self, active_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _mark(self, value: float) -> None:
+        """The place at hand is seen or hidden; it was that of the position that now leaves."""
+        if self.at is None:
+            self.mask[self.rows, self.next_B] = value
+        else:
+            self.mask.select(1, self.at).fill_(value)
+
+    def seen(self) -> tuple[Tensor, Tensor | None]:
         """See `_Keys.seen`."""
-        mask = self.mask.clone()
-        mask[self.rows, self.next_B] = 0.0
-        self.mask = keep(active_B, mask, self.mask)
-        self._advance(active_B)
-        return self.kv, mask[:, None, None]
+        self.write()
+        self._mark(0.0)
+        return self.kv, self.added
 
-    def _advance(self, active_B: Tensor | None) -> None:
-        step = 1 if active_B is None else active_B.long()
-        self.next_B = (self.next_B + step) % self.window
+    def advance(self, active_B: Tensor | None) -> None:
+        """See `_Keys.advance`."""
+        self.next_B.add_(1 if active_B is None else active_B).remainder_(self.window)
+        if active_B is not None:
+            self.measure()
+        elif self.at is not None:
+            self.at = (self.at + 1) % self.window
 
     def idle(self, active_B: Tensor) -> None:
-        """See `MixerStep.idle`."""
-        mask = self.mask.clone()
-        mask[self.rows, self.next_B] = HIDDEN
-        self.mask = keep(active_B, mask, self.mask)
-        self._advance(active_B)
+        """See `Step.idle`."""
+        self._mark(HIDDEN)
+        self.advance(active_B)
 
     def take(self, past: Past) -> None:
-        """See `MixerStep.take`."""
+        """See `Step.take`."""
         kv = past.take().transpose(0, 1)
         reach = kv.shape[3]
         known = min(reach, past.positions)
@@ -208,3 +225,4 @@ class WindowStep(_Keys):
             there = past.present[:, past.positions - known :]
             self.mask[:, reach - known : reach].masked_fill_(~there, HIDDEN)
         self.next_B.fill_(reach % self.window)
+        self.measure()

@@ -65,6 +65,15 @@ class Carried:
         """What else carries state for this one."""
         return []
 
+    def settle(self, rows: int) -> None:
+        """Make, for so many rows, what steps write to and views of it and of the state.
+
+        Making a view takes as long as adding two vectors, so steps make as few as they can. To be
+        called before the first step and whenever rows have been chosen or joined.
+        """
+        for part in self.parts():
+            part.settle(rows)
+
     def select(self, rows: Tensor) -> None:
         """Keep some rows, int64 indices, in that order; one may be named more than once."""
         for name in self.names:
@@ -87,12 +96,8 @@ class Carried:
         return own + sum(part.nbytes for part in self.parts())
 
 
-class MixerStep(Carried):
-    """Base of all that steps: mixers, and what is inside a merged stage."""
-
-    def step(self, x_BH: Tensor, now: Now) -> Tensor:
-        """x [B, H] of the position at hand -> [B, H]; undefined in rows that are not active."""
-        raise NotImplementedError
+class Step(Carried):
+    """Base of all that steps: mixers, blocks, stages."""
 
     def idle(self, active_B: Tensor) -> None:
         """An empty slot passes in the active rows, bool [B]."""
@@ -100,6 +105,19 @@ class MixerStep(Carried):
 
     def take(self, past: Past) -> None:
         """Begin behind what a stream remembers."""
+        raise NotImplementedError
+
+
+class MixerStep(Step):
+    """Base of the mixers."""
+
+    def add(self, x_BH: Tensor, stream_BH: Tensor, now: Now) -> None:
+        """Add to the residual stream what is mixed from x; undefined in rows that are not active.
+
+        Args:
+            x_BH: the position at hand, normed.
+            stream_BH: written in place.
+        """
         raise NotImplementedError
 
 

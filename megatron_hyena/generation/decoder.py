@@ -23,11 +23,11 @@ from megatron_hyena.generation.attention import Turn
 from megatron_hyena.generation.byte_features import ByteFeatures
 from megatron_hyena.generation.carried import Carried, Now, Past
 from megatron_hyena.generation.mixers import mixer_step
+from megatron_hyena.generation.mlp import MlpStep
+from megatron_hyena.generation.norm import NormStep
 from megatron_hyena.generation.plan import Plan
 from megatron_hyena.generation.stage import Inside, StageStep
 from megatron_hyena.layers.merging.stage import MergedStage
-from megatron_hyena.layers.mlp import GatedMLP
-from megatron_hyena.layers.norm import RMSNorm
 from megatron_hyena.model.hyena_glt import Block, HyenaGLT
 from megatron_hyena.model.inputs import check_length
 from megatron_hyena.model.stream import Stream
@@ -43,22 +43,25 @@ class BlockStep(Inside):
     def __init__(self, block: Block, sign: str, rows: int, plan: Plan) -> None:
         self.mixer = mixer_step(block.mixer, sign, rows, plan)
         self.mixer_norm = NormStep(block.mixer_norm)
-        self.has_mlp = block.has_mlp
+        self.mlp = MlpStep(block.mlp) if block.has_mlp else None
         if block.has_mlp:
-            mlp: GatedMLP = block.mlp
-            self.mlp_norm, self.activation = NormStep(block.mlp_norm), mlp.activation
-            self.gate_value, self.output = mlp.gate_value, mlp.output.t()
+            self.mlp_norm = NormStep(block.mlp_norm)
 
     def parts(self) -> list[Carried]:
         """See `Carried.parts`."""
         return [self.mixer]
 
+    def settle(self, rows: int) -> None:
+        """See `Carried.settle`."""
+        super().settle(rows)
+        if self.mlp is not None:
+            self.mlp.settle(rows)
+
     def step(self, x_BH: Tensor, now: Now) -> Tensor:
         """See `Inside.step`."""
-        x_BH = x_BH + self.mixer.step(self.mixer_norm(x_BH), now)
-        if self.has_mlp:
-            gate, value = F.linear(self.mlp_norm(x_BH), self.gate_value).chunk(2, dim=-1)
-            x_BH = torch.addmm(x_BH, self.activation(gate) * value, self.output)
+        self.mixer.add(self.mixer_norm(x_BH), x_BH, now)
+        if self.mlp is not None:
+            self.mlp.add(self.mlp_norm(x_BH), x_BH)
         return x_BH
 
     def idle(self, active_B: Tensor) -> None:
@@ -73,7 +76,7 @@ class BlockStep(Inside):
 class Series(Inside):
     """Blocks and stages in the order of the pattern."""
 
-    def __init__(self, items: list[Inside | StageStep]) -> None:
+    def __init__(self, items: list[Inside]) -> None:
         self.items = items
 
     def parts(self) -> list[Carried]:
@@ -124,14 +127,13 @@ class Decoder:
         self.length_B = torch.zeros(rows, dtype=torch.int64, device=self.weight.device)
         self.types = types
         self.features = ByteFeatures.of(model, rows)
-        self.final_norm = NormStep(model.final_norm)
         self.turn = Turn(self.config, self.wide, self.weight.device)
         self.turned = bool(set("AW") & set(self.config.signs))
         self.logits = self.weight.new_zeros(rows, self.config.vocab_size)
         signs = self.config.signs
 
         def series(items: tuple[int | Stage, ...]) -> Series:
-            made: list[Inside | StageStep] = []
+            made: list[Inside] = []
             for item in items:
                 if isinstance(item, Stage):
                     stage = cast(MergedStage, model.stages[item.number])
@@ -142,7 +144,9 @@ class Decoder:
             return Series(made)
 
         with torch.inference_mode():
+            self.final_norm = NormStep(model.final_norm)
             self.series = series(model.layout.items)
+            self.series.settle(rows)
 
     @classmethod
     @torch.inference_mode()
@@ -228,6 +232,7 @@ class Decoder:
         self.types = None if self.types is None else self.types[rows]
         self.features.select(rows)
         self.series.select(rows)
+        self.series.settle(len(rows))
 
     def _join(self, others: Sequence[Decoder]) -> None:
         """Append the rows of other decoders of the same model and room."""
@@ -238,6 +243,7 @@ class Decoder:
             self.types = torch.cat([one.types for one in every if one.types is not None])
         self.features.join([one.features for one in others])
         self.series.join([one.series for one in others])
+        self.series.settle(len(self.length_B))
 
     @property
     def memory_bytes(self) -> int:
@@ -256,24 +262,3 @@ def _check(model: HyenaGLT) -> None:
             "the model is shared by several ranks; write with the whole of it on one, as "
             "checkpoint.dense.load_dense reads it"
         )
-
-
-class NormStep:
-    """A norm without its precautions for training, in a third of the time."""
-
-    def __init__(self, norm: RMSNorm) -> None:
-        self.norm, self.weight, self.outside = norm, norm.weight, norm.outside
-        self.share = 1 / norm.weight.shape[0]
-        self.narrow = norm.weight.dtype not in (torch.float32, torch.float64)
-        self.eps = norm.weight.new_tensor(norm.eps)
-
-    def __call__(self, x_BH: Tensor) -> Tensor:
-        """[B, H] -> [B, H]; see `layers.norm`."""
-        if self.narrow:
-            normed: Tensor = self.norm(x_BH)
-            return normed
-        size = torch.linalg.vector_norm(x_BH, dim=-1, keepdim=True)
-        if self.outside:
-            return x_BH / torch.add(self.eps, size, alpha=self.share**0.5) * self.weight
-        scale = torch.addcmul(self.eps, size, size, value=self.share).rsqrt_()
-        return x_BH * scale * self.weight

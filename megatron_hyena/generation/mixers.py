@@ -16,7 +16,7 @@ from torch import Tensor
 from megatron_hyena.errors import UserError
 from megatron_hyena.generation.attention import AttentionStep, WindowStep
 from megatron_hyena.generation.carried import Carried, MixerStep, Now, Past
-from megatron_hyena.generation.filters import Modes, Taps
+from megatron_hyena.generation.filters import Filter, Modes, Taps
 from megatron_hyena.generation.plan import Plan
 from megatron_hyena.layers.attention import Attention, WindowAttention
 from megatron_hyena.layers.genomic import GenomicHyenaOperator
@@ -32,18 +32,21 @@ class HyenaStep(MixerStep):
 
     def __init__(self, mixer: HyenaMixer, rows: int) -> None:
         self.mixer, self.streams = mixer, mixer.streams
-        self.projection, self.projection_bias = mixer.projection, mixer.projection_bias
-        self.output, self.bias = mixer.output, mixer.bias
-        self.wide = compute_dtype(mixer.projection)
-        self.featurizer = Taps(mixer.featurizer.flip(1).to(self.wide), rows)
-        bias = mixer.featurizer_bias
-        self.featurizer_bias = None if bias is None else bias.to(self.wide)
+        self.projection, self.output = mixer.projection.t(), mixer.output.t()
+        self.bias, self.wide = mixer.bias, compute_dtype(mixer.projection)
+        before, behind = (
+            None if bias is None else bias.to(self.wide)
+            for bias in (mixer.projection_bias, mixer.featurizer_bias)
+        )
+        taps, dtype = mixer.featurizer.flip(1).to(self.wide), mixer.projection.dtype
+        self.featurizer = Taps(taps, rows, dtype, before, behind, self.streams)
+        self.featurizer_bias = behind
 
     def parts(self) -> list[Carried]:
         """See `Carried.parts`."""
         return [self.featurizer, *self.filters()]
 
-    def filters(self) -> list[Carried]:
+    def filters(self) -> list[Filter]:
         """The convolutions."""
         raise NotImplementedError
 
@@ -51,27 +54,21 @@ class HyenaStep(MixerStep):
         """The featurized streams, [B, D] each, combined."""
         raise NotImplementedError
 
-    def featurized(self, projected_BR: Tensor, active_B: Tensor | None) -> tuple[Tensor, ...]:
-        """Streams [B, D] of the projection [B, streams * D]."""
-        features = self.featurizer(projected_BR, active_B)
-        if self.featurizer_bias is not None:
-            features = features + self.featurizer_bias
-        return features.view(len(features), -1, self.streams).unbind(-1)
-
-    def step(self, x_BH: Tensor, now: Now) -> Tensor:
-        """See `MixerStep.step`."""
-        projected = F.linear(x_BH, self.projection, self.projection_bias).to(self.wide)
-        y = self.modulated(self.mix(self.featurized(projected, now.active_B), now.active_B), x_BH)
-        return F.linear(y.to(x_BH.dtype), self.output, self.bias)
+    def add(self, x_BH: Tensor, stream_BH: Tensor, now: Now) -> None:
+        """See `MixerStep.add`."""
+        torch.mm(x_BH, self.projection, out=self.featurizer.input_BD)
+        y = self.mix(self.featurizer.apart(now.active_B), now.active_B)
+        y = self.modulated(y, x_BH).to(x_BH.dtype)
+        stream_BH.add_(self.bias).addmm_(y, self.output)
 
     def modulated(self, y_BD: Tensor, x_BH: Tensor) -> Tensor:
         """A last gate; none by default."""
         return y_BD
 
     def idle(self, active_B: Tensor) -> None:
-        """See `MixerStep.idle`: the projection of an empty slot is 0."""
-        nothing = self.featurizer.owed.new_zeros(len(active_B), self.featurizer.owed.shape[-1])
-        self.mix(self.featurized(nothing, active_B), active_B)
+        """See `Step.idle`: the projection of an empty slot is 0."""
+        self.featurizer.input_BD.zero_()
+        self.mix(self.featurizer.apart(active_B), active_B)
 
 
 class StripedStep(HyenaStep):
@@ -81,17 +78,18 @@ class StripedStep(HyenaStep):
         super().__init__(mixer, rows)
         self.convolution: Taps | Modes = _CONVOLUTIONS[type(mixer)](mixer, self.wide, rows)
 
-    def filters(self) -> list[Carried]:
+    def filters(self) -> list[Filter]:
         """See `HyenaStep.filters`."""
         return [self.convolution]
 
     def mix(self, streams: tuple[Tensor, ...], active_B: Tensor | None) -> Tensor:
         """See `HyenaStep.mix`."""
         x1, x2, v = streams
-        return x1 * self.convolution(x2 * v, active_B)
+        torch.mul(x2, v, out=self.convolution.input_BD)
+        return x1 * self.convolution(active_B)
 
     def take(self, past: Past) -> None:
-        """See `MixerStep.take`."""
+        """See `Step.take`."""
         projected = past.take()
         self.featurizer.take(projected.to(self.wide))
         if isinstance(self.mixer, HyenaSE):
@@ -163,7 +161,7 @@ class OrderStep(HyenaStep):
             for taps, found in zip(self.taps, modes, strict=True)
         ]
 
-    def filters(self) -> list[Carried]:
+    def filters(self) -> list[Filter]:
         """See `HyenaStep.filters`."""
         return list(self.convolutions)
 
@@ -171,7 +169,7 @@ class OrderStep(HyenaStep):
         """See `HyenaStep.mix`."""
         *gates, z = streams
         for gate, convolution in zip(gates, self.convolutions, strict=True):
-            z = gate * convolution(z, active_B)
+            z = gate * convolution.of(z, active_B)
         return z
 
     def modulated(self, y_BD: Tensor, x_BH: Tensor) -> Tensor:
@@ -180,7 +178,7 @@ class OrderStep(HyenaStep):
         return y_BD if gate is None else y_BD * torch.sigmoid(F.linear(x_BH, gate).to(y_BD.dtype))
 
     def take(self, past: Past) -> None:
-        """See `MixerStep.take`."""
+        """See `Step.take`."""
         self.featurizer.take(past.take().to(self.wide))
         self.take_filters(past)
 
@@ -221,13 +219,13 @@ class GenomicStep(OrderStep):
         residue = residue * -torch.expm1(-rate)
         self.structure = Modes(-rate, residue, torch.zeros_like(rate[:, 0]), rows)
 
-    def filters(self) -> list[Carried]:
+    def filters(self) -> list[Filter]:
         """See `HyenaStep.filters`."""
         return [self.motif, self.structure, *self.convolutions]
 
     def mix(self, streams: tuple[Tensor, ...], active_B: Tensor | None) -> Tensor:
         """See `HyenaStep.mix`."""
-        branches = self.motif(streams[-1], active_B) + self.structure(streams[-1], active_B)
+        branches = self.motif.of(streams[-1], active_B) + self.structure.of(streams[-1], active_B)
         return super().mix(streams, active_B) + branches
 
     def take_filters(self, past: Past) -> None:

@@ -19,7 +19,7 @@ from resource import RUSAGE_SELF, getrusage
 
 from benchmarks.measure import table, write_result
 
-PIECES = (1024, 8192, 65536)
+PIECES = (8192, 65536)
 DIFFERENCE, GIBIBYTE = 1e-5, 1 << 20
 PROGRAM = """
 import resource, sys

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark_finetune"))
     options = parser.parse_intermixed_args(argv)
     from megatron_hyena.config.finetune import METRICS, load_finetune
-    from megatron_hyena.finetune.trunk import find_source
+    from megatron_hyena.finetune.source import find_source
     from pretrain.finetune_build import read_tasks_of
 
     config = load_finetune(options.config, options.overrides)

@@ -1,11 +1,13 @@
-"""Submit a training run to Slurm: check the layout, render the sbatch script, hand it to sbatch.
+"""Submit a run to Slurm: check the layout, render the sbatch script, hand it to sbatch.
 
     python -m launch.submit configs/run/X.yaml --nodes 4 --gpus-per-node 8 --time 24:00:00
     python -m launch.submit configs/run/X.yaml --nodes 2 --gpus-per-node 0 --dry-run
+    python -m launch.submit configs/run/finetune_X.yaml --nodes 1 --gpus-per-node 8
     python -m launch.submit --prepare configs/corpus/X.yaml --output corpus/x --tasks 32
 
-The script lands in the run's folder, `slurm/train.sbatch`, beside one log per job. docs/slurm.md
-tells what happens at the time limit. `--prepare` makes a corpus instead: launch/prepare.py.
+A file with a section `finetune` is run by pretrain.finetune, others by pretrain.train. The script
+lands in the run's folder, `slurm/train.sbatch` or `finetune.sbatch`, beside one log per job.
+docs/slurm.md tells what happens at the time limit. `--prepare` makes a corpus: launch/prepare.py.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from launch import prepare
 from launch.queue import require_sbatch, submit_script
@@ -74,12 +79,37 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+class _Run(NamedTuple):
+    """Which program runs a configuration, where it writes, and what refuses so many ranks."""
+
+    module: str
+    output_dir: str
+    check: Callable[[int], None]
+
+
+def _run_of(path: str, overrides: list[str]) -> _Run:
+    """Raises UserError for a configuration that does not load."""
+    from megatron_hyena.yaml_sections import sections_in
+
+    given = [*sections_in(path, "configs/run"), *(word.partition(".")[0] for word in overrides)]
+    if "finetune" not in given:
+        from megatron_hyena.config import check_layout, load_config
+
+        pretraining = load_config(path, overrides)
+        check = partial(check_layout, pretraining)
+        return _Run("pretrain.train", pretraining.run.output_dir, check)
+    from megatron_hyena.config.finetune import check_finetune, load_finetune
+    from megatron_hyena.finetune.source import find_source
+
+    config = load_finetune(path, overrides)
+    check = partial(check_finetune, config, find_source(config.finetune.from_).config)
+    return _Run("pretrain.finetune", config.run.output_dir, check)
+
+
 def _spec(arguments: argparse.Namespace) -> JobSpec:
     """The job, from a configuration that loads and fits on its ranks; raises UserError."""
-    from megatron_hyena.config import check_layout, load_config
-
-    config = load_config(arguments.config, arguments.overrides)
-    run_dir = Path(config.run.output_dir).absolute()
+    run = _run_of(arguments.config, arguments.overrides)
+    run_dir = Path(run.output_dir).absolute()
     tasks_per_node = arguments.tasks_per_node
     spec = JobSpec(
         config=arguments.config,
@@ -97,15 +127,16 @@ def _spec(arguments: argparse.Namespace) -> JobSpec:
         partition=arguments.partition,
         account=arguments.account,
         options=tuple(option_of(text) for text in arguments.sbatch_option),
+        module=run.module,
     )
-    check_layout(config, spec.world_size)
+    run.check(spec.world_size)
     return spec
 
 
 def _submit(spec: JobSpec, script: str) -> None:
     """Write the script into the run's folder, submit it, and say where to look."""
     require_sbatch()
-    path = spec.log_dir / "train.sbatch"
+    path = spec.log_dir / f"{spec.module.rpartition('.')[2]}.sbatch"
     job = submit_script(path, script)
     log = shlex.quote(str(spec.log_dir / f"{job}.log"))
     print(f"submitted job {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks")

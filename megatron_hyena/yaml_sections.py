@@ -46,6 +46,11 @@ def load_sections(
     )
 
 
+def sections_in(path: str | Path, examples: str) -> set[str]:
+    """Names of the sections that a YAML file and what it includes give; UserError as above."""
+    return {name for _, values in _fragments(Path(path), examples) for name in values}
+
+
 def merge_sections(schema: type[Sections], sources: Iterable[Source]) -> Sections:
     """The defaults of `schema` under all `sources`, the last on top; raises UserError as above."""
     merged: DictConfig = OmegaConf.structured(schema)

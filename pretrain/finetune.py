@@ -20,7 +20,7 @@ from pretrain.signals import StopRequest
 
 if TYPE_CHECKING:
     from megatron_hyena.config.finetune import FinetuneConfig
-    from megatron_hyena.finetune.trunk import Source
+    from megatron_hyena.finetune.source import Source
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def _checked(config: FinetuneConfig) -> Source:
     from megatron_hyena.config.finetune import check_finetune
     from megatron_hyena.finetune.lora import check_peft
     from megatron_hyena.finetune.metrics import check_library
-    from megatron_hyena.finetune.trunk import find_source
+    from megatron_hyena.finetune.source import find_source
     from megatron_hyena.runtime.process import world_size_from_environment
 
     check_library()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from megatron_hyena.finetune.batches import LabelledBatch
     from megatron_hyena.finetune.examples import TaskData
     from megatron_hyena.finetune.lora import Lora
-    from megatron_hyena.finetune.trunk import Source
+    from megatron_hyena.finetune.source import Source
     from megatron_hyena.model.task_model import TaskModel
     from megatron_hyena.model.tasks import Task
     from megatron_hyena.parallel.mesh import Mesh

@@ -17,7 +17,8 @@ from megatron_hyena.engine.state import set_weights, trained, whole_weights
 from megatron_hyena.finetune.examples import TaskData
 from megatron_hyena.finetune.folder import HEADS, write_tasks
 from megatron_hyena.finetune.predictions import figures, write_predictions
-from megatron_hyena.finetune.trunk import BEST, Source, read_tensors
+from megatron_hyena.finetune.source import BEST, Source
+from megatron_hyena.finetune.trunk import read_tensors
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.folder import WEIGHTS
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, read_metrics

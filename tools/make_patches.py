@@ -236,7 +236,7 @@ def _load(path: Path) -> tuple[HyenaGLT, Path, dict[str, Any]]:
     """A model, its folder, and the `data` section that it was trained with, if that is known."""
     from megatron_hyena.checkpoint.dense import load_dense
     from megatron_hyena.checkpoint.format import read_manifest
-    from megatron_hyena.model.folder import CONFIG
+    from megatron_hyena.config.saved import CONFIG
     from megatron_hyena.model.hyena_glt import HyenaGLT
 
     if (path / CONFIG).is_file():

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             batch_tokens=arguments.batch_tokens,
             max_mismatch=arguments.max_mismatch,
             dtype=arguments.dtype,
+            part=arguments.part,
             without_tracks=arguments.without_tracks,
             device=arguments.device,
         )
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", default="float32", help="of the arithmetic: float32, float64")
     parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--part", type=int, default=1024, help="records that are saved together")
     parser.add_argument("--shard", help="I/N: this process does the I-th of N shares")
     parser.add_argument(
         "--without-tracks", action="store_true", help="score without the tracks of the training"

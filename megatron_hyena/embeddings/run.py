@@ -21,7 +21,7 @@ from megatron_hyena.embeddings.parquet_output import ParquetOutput, numbered
 from megatron_hyena.embeddings.pooling import Pooler, Rows
 from megatron_hyena.embeddings.reading import Read, check_lengths, states_along
 from megatron_hyena.embeddings.stretches import Stretch, bed_stretches, whole_contigs
-from megatron_hyena.embeddings.zarr_output import ZarrOutput
+from megatron_hyena.embeddings.zarr_output import zarr_output
 from megatron_hyena.errors import UserError
 from megatron_hyena.formats.reference import Reference, open_reference
 from megatron_hyena.model.hyena_glt import HyenaGLT
@@ -64,7 +64,7 @@ def embed(
         kind: of the letters of a file.
     Raises:
         UserError: before anything is computed: see `check_lengths`, `check_tracks`,
-            `bed_stretches`, `layer_name`, `ZarrOutput` and `Parts`.
+            `bed_stretches`, `layer_name`, `zarr_output` and `Parts`.
     """
     options, output = options or EmbedOptions(), Path(output)
     if output.suffix not in (".zarr", ".parquet"):
@@ -110,12 +110,12 @@ def _to_zarr(
     pieces: Pieces,
 ) -> int:
     """Number of sequences that an earlier call had finished."""
-    into = ZarrOutput(output, settings, stretches, options, width, overwrite)
-    before = into.done or 0
-    with _bar(stretches, stretches[:before]) as bar:
-        for number in range(before, len(stretches)):
-            into.write(number, (r for r in pieces(stretches[number], bar.update) if len(r)))
-    into.finish()
+    with zarr_output(output, overwrite, settings, stretches, options, width) as into:
+        before = into.done or 0
+        with _bar(stretches, stretches[:before]) as bar:
+            for number in range(before, len(stretches)):
+                into.write(number, (r for r in pieces(stretches[number], bar.update) if len(r)))
+        into.finish()
     return before
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,34 @@ from megatron_hyena.embeddings.options import EmbedOptions
 from megatron_hyena.embeddings.pooling import Rows
 from megatron_hyena.embeddings.stretches import Stretch
 from megatron_hyena.errors import UserError
+from megatron_hyena.formats.parquet_parts import goes_on
+from megatron_hyena.runtime.lock import LOCK, only_process_in
 
 CHUNK = 1 << 22
 """Bytes of a chunk before compression, about."""
 _NOTE = "progress.json"
+
+
+@contextmanager
+def zarr_output(output: Path, overwrite: bool, *rest: Any) -> Iterator[ZarrOutput]:
+    """A `ZarrOutput` that no other process of this machine has open.
+
+    Args:
+        overwrite: replace an output, and unfinished work of other settings.
+        rest: further arguments of `ZarrOutput`.
+    Raises:
+        UserError: as `ZarrOutput`; the output is there already; another process writes it.
+    """
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists already; pass --overwrite to replace it")
+    if output.exists() and not (output / "zarr.json").is_file():
+        raise UserError(f"{output} is no Zarr group, so it is not ours to overwrite; rename it")
+    with only_process_in(_partial(output), patience=0.0):
+        yield ZarrOutput(output, overwrite, *rest)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
 
 
 class ZarrOutput:
@@ -38,36 +63,31 @@ class ZarrOutput:
 
     Args:
         output: the folder.
+        overwrite: forget unfinished work of other settings.
         settings: what the numbers depend on; kept as attributes.
         width: h.
-        overwrite: replace an output, and unfinished work of other settings.
     Raises:
-        UserError: the output is there already, or unfinished work of other settings is.
+        UserError: there is unfinished work of other settings.
     """
 
     def __init__(
         self,
         output: Path,
+        overwrite: bool,
         settings: Mapping[str, Any],
         stretches: Sequence[Stretch],
         options: EmbedOptions,
         width: int,
-        overwrite: bool = False,
     ) -> None:
         import zarr
 
-        self.output, self.stretches = output, stretches
-        self.partial = output.with_name(f".{output.name}.partial")
+        self.output, self.stretches, self.partial = output, stretches, _partial(output)
         self.settings = json.loads(json.dumps(settings))
-        if output.exists() and not overwrite:
-            raise UserError(f"{output} exists already; pass --overwrite to replace it")
-        if output.exists() and not (output / "zarr.json").is_file():
-            raise UserError(f"{output} is no Zarr group, so it is not ours to overwrite; rename it")
         rows = [options.rows(stretch.length) for stretch in stretches]
         self.offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self.done = self._begun(overwrite)
         if self.done is None:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._clear()
             self._create(options, width)
             self._note(0)
         group = zarr.open_group(str(self.partial), mode="r+", zarr_format=3)
@@ -81,20 +101,16 @@ class ZarrOutput:
         if not note.is_file():
             return None
         found = json.loads(note.read_text(encoding="utf-8"))
-        before = found["settings"]
-        changed = sorted(
-            key for key in {*before, *self.settings} if before.get(key) != self.settings.get(key)
-        )
-        if not changed:
-            return int(found["done"])
-        if overwrite:
-            return None
-        key = changed[0]
-        raise UserError(
-            f"{self.partial} was begun with {key} = {before.get(key)!r}, now it is "
-            f"{self.settings.get(key)!r}; ask for the same, choose another --output, or pass "
-            "--overwrite to begin anew"
-        )
+        same = goes_on(self.partial, found["settings"], self.settings, overwrite)
+        return int(found["done"]) if same else None
+
+    def _clear(self) -> None:
+        """Empty the folder of all but the lock, which is held."""
+        for path in self.partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def _create(self, options: EmbedOptions, width: int) -> None:
         import zarr
@@ -158,7 +174,8 @@ class ZarrOutput:
 
     def finish(self) -> None:
         """Let the output appear."""
-        (self.partial / _NOTE).unlink()
+        for name in (_NOTE, LOCK):
+            (self.partial / name).unlink()
         if self.output.exists():
             shutil.rmtree(self.output)
         os.replace(self.partial, self.output)

@@ -1,9 +1,8 @@
-"""Where a fine-tuning run's weights come from: a checkpoint of pretraining, or a saved folder."""
+"""The weights of a fine-tuning run's source, copied into each rank's share of the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,47 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from megatron_hyena.checkpoint.format import MANIFEST, read_manifest, resolve_checkpoint
+from megatron_hyena.checkpoint.format import read_manifest
 from megatron_hyena.checkpoint.tensors import WEIGHT, read_buffers, read_parameters
-from megatron_hyena.config import HyenaGLTConfig
 from megatron_hyena.errors import UserError
+from megatron_hyena.finetune.source import Source
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.layers.parameter import cut_of
-from megatron_hyena.model.folder import CONFIG, WEIGHTS, read_config
+from megatron_hyena.model.folder import WEIGHTS
 from megatron_hyena.model.hyena_glt import HyenaGLT
-
-BEST = "best"
-"""Folder of a fine-tuning run that holds its model."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder that holds a trained model: a checkpoint, or one of `save_pretrained`."""
-
-    folder: Path
-    checkpoint: bool
-    config: HyenaGLTConfig
-
-
-def find_source(path: str) -> Source:
-    """The model that `finetune.from` means; of a fine-tuning run, its best.
-
-    Raises:
-        UserError: nothing there that holds a model, or it is damaged.
-    """
-    folder = Path(path)
-    if (folder / BEST / CONFIG).is_file():
-        folder = folder / BEST
-    if (folder / CONFIG).is_file():
-        return Source(folder, False, read_config(folder))
-    try:
-        found = resolve_checkpoint(folder)
-    except UserError as error:
-        raise UserError(
-            f"finetune.from={path}: neither a run folder or checkpoint ({MANIFEST}) nor a folder "
-            f"of save_pretrained ({CONFIG}); train a model first, or name another folder"
-        ) from error
-    return Source(found, True, HyenaGLTConfig(**read_manifest(found).model))
 
 
 @torch.no_grad()

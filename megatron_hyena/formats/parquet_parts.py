@@ -33,6 +33,25 @@ def needed(module: str) -> Any:
         ) from error
 
 
+def goes_on(
+    work: Path, before: Mapping[str, Any], asked: Mapping[str, Any], overwrite: bool
+) -> bool:
+    """Whether unfinished work is of the settings that are asked for, both as JSON has them.
+
+    Raises:
+        UserError: it is not, and is not to be overwritten.
+    """
+    asked = json.loads(json.dumps(asked))
+    changed = sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key))
+    if changed and not overwrite:
+        key = changed[0]
+        raise UserError(
+            f"{work} was begun with {key} = {before.get(key)!r}, now it is {asked.get(key)!r}; ask "
+            "for the same, choose another --output, or pass --overwrite to begin anew"
+        )
+    return not changed
+
+
 class Parts:
     """The parts of one output.
 
@@ -64,18 +83,8 @@ class Parts:
     def _check(self, described: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Keep the parts of the same settings; remove others, or refuse to."""
         before = json.loads(described.read_text(encoding="utf-8"))
-        asked = json.loads(json.dumps(settings))
-        changed = sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key))
-        if not changed:
-            return
-        if not overwrite:
-            key = changed[0]
-            raise UserError(
-                f"{self.folder} was begun with {key} = {before.get(key)!r}, now it is "
-                f"{asked.get(key)!r}; ask for the same, choose another --output, or pass "
-                "--overwrite to begin anew"
-            )
-        shutil.rmtree(self.folder)
+        if not goes_on(self.folder, before, settings, overwrite):
+            shutil.rmtree(self.folder)
 
     def missing(self) -> list[int]:
         """Numbers of the parts that are not there."""

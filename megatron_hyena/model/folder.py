@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megatron_hyena.config.model import HyenaGLTConfig
+from megatron_hyena.config.saved import CONFIG, existing
 from megatron_hyena.errors import UserError
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def write_folder(folder: Path, config: HyenaGLTConfig, parameters: Mapping[str, Tensor]) -> None:
@@ -35,23 +36,6 @@ def write_folder(folder: Path, config: HyenaGLTConfig, parameters: Mapping[str, 
             path.unlink(missing_ok=True)
 
 
-def read_config(folder: Path) -> HyenaGLTConfig:
-    """The architecture in `config.json`.
-
-    Raises:
-        UserError: missing, damaged, or with other keys.
-    """
-    path = _existing(folder / CONFIG)
-    try:
-        return HyenaGLTConfig(**json.loads(path.read_text(encoding="utf-8")))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a model configuration ({error}); give a folder of save_pretrained"
-        ) from error
-
-
 @torch.no_grad()
 def read_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
     """Copy `model.safetensors` into `parameters` (and buffers).
@@ -59,7 +43,7 @@ def read_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: missing, damaged, or with other tensors.
     """
-    path = _existing(folder / WEIGHTS)
+    path = existing(folder / WEIGHTS)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -78,9 +62,3 @@ def read_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
                 "give the two files of one model"
             )
         parameter.copy_(tensors[name])
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: not found; give a folder of save_pretrained")
-    return path

@@ -26,6 +26,7 @@ from megatron_hyena.config.alphabet import TRACKS, filler_id, pad_id
 from megatron_hyena.config.merging import merging_multiple, stage_shapes
 from megatron_hyena.config.model import HyenaGLTConfig
 from megatron_hyena.config.pattern import SIGNS, chooses, parse_layout
+from megatron_hyena.config.saved import read_config
 from megatron_hyena.errors import UserError
 from megatron_hyena.layers.bidirectional import both_ways
 from megatron_hyena.layers.embedding import Embedding, Head, TypeEmbedding, vocabulary_weight
@@ -41,7 +42,7 @@ from megatron_hyena.layers.provider import DenseProvider, Provider
 from megatron_hyena.layers.span import Span
 from megatron_hyena.model.byte_axis import ByteAxis
 from megatron_hyena.model.document_numbers import apart_from_padding, next_labels
-from megatron_hyena.model.folder import read_config, read_weights, write_folder
+from megatron_hyena.model.folder import read_weights, write_folder
 from megatron_hyena.model.inputs import check_beside, check_inputs, check_length
 from megatron_hyena.model.ratio_weights import ratio_weights
 from megatron_hyena.model.walk import Walk

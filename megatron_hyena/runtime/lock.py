@@ -12,6 +12,9 @@ from typing import TextIO
 
 from megatron_hyena.errors import UserError
 
+LOCK = ".lock"
+"""File that a process holds while it is at work in a folder."""
+
 
 @contextmanager
 def only_process_in(folder: Path, patience: float = 30.0) -> Iterator[None]:
@@ -23,7 +26,7 @@ def only_process_in(folder: Path, patience: float = 30.0) -> Iterator[None]:
         UserError: another process holds it for longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         if not _acquired(file, patience):
             file.seek(0)
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Survey:
 
 
 def open_variants(path: Path) -> Any:
-    """A `pysam.VariantFile` to read from.
+    """A `pysam.VariantFile` to read from; what is not bgzip but plain gzip is unpacked for it.
 
     Raises:
         UserError: missing, empty, cut short, compressed otherwise, or neither VCF nor BCF.
@@ -54,12 +55,13 @@ def open_variants(path: Path) -> Any:
     read_start(path)
     before = pysam.set_verbosity(0)  # what it would print becomes a sentence here
     try:
-        return pysam.VariantFile(str(path))
-    except NotImplementedError as error:
-        raise UserError(
-            f"{path} is compressed by plain gzip, not by bgzip as VCF should be; unzip it, or: "
-            "gunzip -c FILE | bgzip > NEW"
-        ) from error
+        try:
+            return pysam.VariantFile(str(path))
+        except NotImplementedError:  # htslib reads plain gzip from its beginning alone
+            with tempfile.TemporaryFile() as file:
+                file.writelines(read_blocks(path))
+                file.seek(0)
+                return pysam.VariantFile(file)
     except (ValueError, OSError) as error:
         raise UserError(
             f"{path} is no VCF or BCF file ({error}); give one that begins with ##fileformat=VCF"
@@ -77,7 +79,7 @@ def read_lines(path: Path, file: Any) -> Iterator[Any]:
     pysam, last = needed("pysam"), None
     before = pysam.set_verbosity(0)
     try:
-        while True:  # a loop over the file itself would want to seek, which plain gzip cannot
+        while True:  # a loop over the file itself would want to seek
             last = next(file)
             yield last
     except StopIteration:

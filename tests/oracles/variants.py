@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_hyena.data.alphabet import PAD
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from tests.oracles.small_corpus import reverse
 
@@ -58,13 +59,16 @@ def stretch(old: bytes, new: bytes, size: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def log_likelihoods(model: HyenaGLT, text: bytes) -> list[float]:
-    """log p of every byte but the first, which has 0."""
-    logs = torch.log_softmax(model(torch.tensor([list(text)])).logits[0].double(), -1)
+def log_likelihoods(model: HyenaGLT, text: bytes, padding: int = 0) -> list[float]:
+    """log p of every byte but the first, which has 0; so many bytes of padding stand behind."""
+    ids = torch.tensor([[*text, *[PAD] * padding]])
+    logs = torch.log_softmax(model(ids).logits[0].double(), -1)
     return [0.0] + [float(logs[i - 1, text[i]]) for i in range(1, len(text))]
 
 
-def score(model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, window: int):
+def score(
+    model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, window: int, padding: int = 0
+) -> list[tuple[float, float, float]]:
     """(delta, per base, following) of both strands: [(…), (…)]."""
     at = position - 1
     new = contig[:at] + alt.encode() + contig[at + len(ref) :]
@@ -77,7 +81,7 @@ def score(model: HyenaGLT, contig: bytes, position: int, ref: str, alt: str, win
     for forward in (True, False):
         texts = pair if forward else tuple(reverse(text) for text in pair)
         before, behind = (start - low, high - end) if forward else (high - end, start - low)
-        logs = [log_likelihoods(model, text) for text in texts]
+        logs = [log_likelihoods(model, text, padding) for text in texts]
         sums = [sum(one[before:]) for one in logs]
         means = [total / len(one[max(1, before) :]) for total, one in zip(sums, logs, strict=True)]
         rest = [sum(one[len(one) - behind :]) for one in logs]

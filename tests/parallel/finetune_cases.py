@@ -131,7 +131,7 @@ class Tuned:
 def tune_on_ranks(tunings: list[Tuning], folder: str) -> dict[Tuning, Tuned]:
     """On each rank: every run, one after the other."""
     from megatron_hyena.engine.state import whole_weights
-    from megatron_hyena.finetune.trunk import find_source
+    from megatron_hyena.finetune.source import find_source
     from megatron_hyena.parallel.mesh import destroy_mesh
     from megatron_hyena.runtime.process import Process
     from pretrain.finetune_build import build, steps_of
@@ -163,7 +163,7 @@ def tune_on_ranks(tunings: list[Tuning], folder: str) -> dict[Tuning, Tuned]:
 def resume_on_ranks(first: Tuning, then: Tuning, folder: str, saved: str) -> tuple[list, list]:
     """Losses behind the third step: straight on, and from its checkpoint in another layout."""
     from megatron_hyena.engine.saving import resume, save_checkpoint
-    from megatron_hyena.finetune.trunk import find_source
+    from megatron_hyena.finetune.source import find_source
     from megatron_hyena.parallel.mesh import destroy_mesh
     from megatron_hyena.runtime.process import Process
     from pretrain.finetune_build import build, steps_of

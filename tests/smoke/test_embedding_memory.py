@@ -11,11 +11,13 @@ import pytest
 import torch
 import zarr
 
-from megatron_hyena import HyenaGLT, HyenaGLTConfig
+from megatron_hyena import HyenaGLT
+from megatron_hyena.config import load_config
 from tests.oracles.small_corpus import draw
 from tests.oracles.variants import write_fasta
 
 BASES, GIBIBYTE = 1_000_000, 1 << 20
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import resource, sys
 from tools.embed import main
@@ -28,8 +30,9 @@ sys.exit(code)
 @pytest.mark.smoke
 @pytest.mark.slow
 def test_a_million_bases_need_less_than_two_gibibytes(tmp_path: Path) -> None:
-    """Width 128, as `make quickstart` trains it, without its attention."""
-    config = HyenaGLTConfig(pattern="SML", hidden_size=128, ffn_hidden_size=-1)
+    """The architecture that `make quickstart` trains."""
+    config = load_config(ROOT / "configs/model/tiny.yaml").model
+    assert (config.pattern, config.hidden_size) == ("SMLW", 128)
     model = HyenaGLT(config, seed=1).eval()
     model.save_pretrained(tmp_path / "model")
     letters = draw(np.random.default_rng(0), BASES)
@@ -40,7 +43,7 @@ def test_a_million_bases_need_less_than_two_gibibytes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     ).stdout
     assert int(told.split("KiB")[1]) < 2 * GIBIBYTE
     rows = np.asarray(zarr.open_group(str(tmp_path / "e.zarr"), mode="r")["embeddings"])

@@ -13,8 +13,9 @@ from megatron_hyena.checkpoint.exchange.origin import read_origin, write_origin
 from megatron_hyena.checkpoint.exchange.tensors import from_safetensors
 from megatron_hyena.checkpoint.exchange.weights import Weights
 from megatron_hyena.checkpoint.exchange.writing import write_safetensors
+from megatron_hyena.config.saved import CONFIG, read_config
 from megatron_hyena.data.atomic import atomic_folder
-from megatron_hyena.model.folder import CONFIG, WEIGHTS, read_config
+from megatron_hyena.model.folder import WEIGHTS
 
 
 def read_native(folder: Path) -> Weights:

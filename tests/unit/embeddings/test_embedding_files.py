@@ -13,6 +13,7 @@ import zarr
 from megatron_hyena.embeddings import EmbedOptions, embed, run
 from megatron_hyena.errors import UserError
 from megatron_hyena.model.hyena_glt import HyenaGLT
+from megatron_hyena.runtime.lock import only_process_in
 from tests.oracles.drawing import small_config, small_model
 from tests.oracles.small_corpus import draw
 from tests.oracles.variants import write_fasta
@@ -95,6 +96,17 @@ def test_work_goes_on_where_it_was_stopped(ending, tmp_path, model, monkeypatch)
     with pytest.raises(UserError, match="exists already; pass --overwrite"):
         embed(model, fasta, output, options)
     assert embed(model, fasta, output, options, overwrite=True).resumed == 0
+
+
+def test_one_process_writes_a_zarr_output(tmp_path, model) -> None:
+    fasta, output = write_fasta(tmp_path / "a.fa", CONTIGS), tmp_path / "e.zarr"
+    with only_process_in(tmp_path / ".e.zarr.partial"):
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match=r"process \d+ is at work in this folder"):
+                embed(model, fasta, output, EmbedOptions(), overwrite=overwrite)
+    embed(model, fasta, output, EmbedOptions())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "e.zarr"]
+    assert not (output / ".lock").exists()
 
 
 def test_mistakes(files, tmp_path, capsys) -> None:

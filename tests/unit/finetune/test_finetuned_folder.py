@@ -10,7 +10,8 @@ import torch
 from megatron_hyena import HyenaGLT, HyenaGLTConfig
 from megatron_hyena.errors import UserError
 from megatron_hyena.finetune.folder import load_heads, load_task_model, read_tasks, write_tasks
-from megatron_hyena.finetune.trunk import find_source, load_trunk
+from megatron_hyena.finetune.source import find_source
+from megatron_hyena.finetune.trunk import load_trunk
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.task_model import TaskModel, padded_ids
 from megatron_hyena.model.tasks import Task

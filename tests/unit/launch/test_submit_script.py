@@ -40,6 +40,9 @@ GPU_JOB = dataclasses.replace(
     account="biology",
     options=(("gres", "gpu:h100:8"), ("exclusive", ""), ("comment", 'say "50%"')),
 )
+FINETUNING_JOB = dataclasses.replace(
+    CPU_JOB, config="configs/run/finetune_coding.yaml", overrides=(), module="pretrain.finetune"
+)
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "spec"), [("cpu", CPU_JOB), ("gpu", GPU_JOB)])
+@pytest.mark.parametrize(
+    ("name", "spec"), [("cpu", CPU_JOB), ("gpu", GPU_JOB), ("finetune", FINETUNING_JOB)]
+)
 def test_script_is_the_golden_one(name: str, spec: JobSpec) -> None:
     """To accept a changed template: RENEW_GOLDEN=1 pytest tests/unit/launch."""
     golden = GOLDEN / f"{name}.sbatch"
@@ -165,6 +170,51 @@ def test_dry_run_prints_the_script_and_writes_nothing(
     assert "#SBATCH --qos=long\n#SBATCH --exclusive\n" in script
     assert f"-m pretrain.train {config_file} parallel.tensor=2 train.steps=7\n" in script
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.fixture
+def finetuning_file(tmp_path: Path) -> Path:
+    """A run from a folder of `save_pretrained`, of which its description is there."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"pattern": "SA", "num_heads": 4}')
+    (tmp_path / "part.yaml").write_text(f"finetune: {{from: {tmp_path}/model}}\n")
+    path = tmp_path / "tune.yaml"
+    path.write_text(
+        f"include: [part.yaml]\nrun: {{output_dir: {tmp_path}/tuned}}\n"
+        "task: {kind: token_classification, store: genome.zarr}\ntrain: {global_batch_size: 8}\n"
+    )
+    return path
+
+
+def test_fine_tuning_is_run_by_its_own_program(
+    finetuning_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(finetuning_file), "--nodes", "2", "--gpus-per-node", "2", "--dry-run"]
+    assert submit.main([*arguments, "parallel.tensor=4"]) == 0
+    script = capsys.readouterr().out
+    assert f"-m pretrain.finetune {finetuning_file} parallel.tensor=4\n" in script
+    assert f"{finetuning_file.parent}/tuned/slurm/%j.log" in script
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["parallel.tensor=8"], "parallel.tensor"),
+        (["finetune.method=lora", "parallel.tensor=4"], "finetune.method=lora adds to whole"),
+        (["finetune.from=nowhere"], "finetune.from=nowhere: neither a run folder or checkpoint"),
+        (["train.stps=4"], "train.steps"),
+    ],
+)
+def test_fine_tuning_that_cannot_be(
+    overrides: list[str],
+    message: str,
+    finetuning_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(finetuning_file), "--nodes", "2", "--gpus-per-node", "2", "--dry-run"]
+    assert submit.main([*arguments, *overrides]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and message in text
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from megatron_hyena.errors import UserError
 BLOCK = 1 << 19
 """Bytes that readers take at once: few enough for the processor's cache, many enough for numpy."""
 
-_UPPER = 0xDF
-_C_AS_G = ord("C") ^ ord("G")
+_UPPER = np.uint8(0xDF)
+_C_AS_G = np.uint8(ord("C") ^ ord("G"))
 _FIRST_LOWER = ord("Z") + 1
 
 

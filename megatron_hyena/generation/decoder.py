@@ -101,7 +101,10 @@ class Series(Inside):
 
 
 class Decoder:
-    """See the module. Weights are shared with the model; no gradient passes.
+    """See the module. No gradient passes.
+
+    Matrices are shared with the model; filters and norms are made from its weights here, so a model
+    that was trained on, cast or moved needs a new decoder.
 
     Args:
         model: causal, on one rank.

@@ -63,6 +63,7 @@ def test_every_layer(pattern: str) -> None:
     model = small_model(small_config(pattern, mr_filter_length=24, **PATTERNS[pattern])).eval()
     open_branches(model)
     assert worst(model, MIXED, 30) < 1e-10
+    assert worst(model, [5, 5], 30) < 1e-10  # rows that are always at one place
 
 
 @pytest.mark.parametrize("pattern", ["SMLAW", "S(MLA)S", "S(M(WL))A"])
@@ -95,6 +96,7 @@ def test_every_way_to_merge(kind: str) -> None:
 def test_merged_patterns(pattern: str) -> None:
     model = lively_model(merged_config(pattern, slots=4), dna(2, 96))
     assert worst(model, [1, 8, 20, 37], 40) < 1e-10
+    assert worst(model, [11], 40) < 1e-10
 
 
 def test_empty_slots_pass_in_every_window() -> None:

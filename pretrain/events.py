@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_hyena.config import Config, length_schedule
+from megatron_hyena.config.finetune import FinetuneConfig
 from megatron_hyena.data.batch import Batch
 from megatron_hyena.engine.engine import Engine, StepResult
 from megatron_hyena.engine.saving import save_checkpoint
@@ -17,8 +18,49 @@ from megatron_hyena.observe.progress import progress, write_line
 from megatron_hyena.parallel.traffic import Direction
 
 
-class Logging:
-    """One line every `log.every` steps, and a progress bar.
+class StepLog:
+    """A progress bar, and a line every `log.every` steps: `figures`."""
+
+    def __init__(
+        self,
+        title: str,
+        config: Config | FinetuneConfig,
+        log: MetricsLog,
+        meter: Throughput,
+        start: int,
+        main: bool,
+    ) -> None:
+        self.every, self.log, self.meter = config.log.every, log, meter
+        total = config.train.steps
+        self.bar = progress(
+            description=title, total=total, unit="step", initial=start, enabled=main
+        )
+
+    def after_step(self, step: int, result: StepResult) -> bool:
+        """Count the step; log it when it is due."""
+        self.meter.step(result.tokens)
+        self.bar.update(1)
+        if step % self.every == 0:
+            self.log.log(step, self.figures(step, result))
+        return False
+
+    def figures(self, step: int, result: StepResult) -> dict[str, Any]:
+        """What is logged of a step."""
+        return {
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": result.lr,
+            "tokens_per_second": self.meter.interval(),
+            **merging_figures(result),
+        }
+
+    def at_end(self, step: int, stopped: bool) -> None:
+        """Take the bar down."""
+        self.bar.close()
+
+
+class Logging(StepLog):
+    """Of pretraining; says, too, when data begin to be shown again.
 
     Attributes:
         sent: bytes that this rank's layers sent in the last step: {kind: {direction: bytes}}.
@@ -34,47 +76,28 @@ class Logging:
         passes: Callable[[int], float],
     ) -> None:
         """`passes`: how often the data was shown before a sequence of the run."""
-        self.every, self.log, self.meter = config.log.every, log, meter
+        super().__init__("training", config, log, meter, start, main)
         self.passes, self.size, self.main = passes, config.train.global_batch_size, main
         self.lengths, self.steps = length_schedule(config), config.train.steps
         self.sent: dict[str, dict[Direction, int]] = {}
-        self.bar = progress(
-            description="training",
-            total=config.train.steps,
-            unit="step",
-            initial=start,
-            enabled=main,
-        )
 
     def after_step(self, step: int, result: StepResult) -> bool:
         """Count the step; log it when it is due."""
-        self.meter.step(result.tokens)
-        self.bar.update(1)
         self.sent = result.sent
-        epochs, before = (self.passes(n * self.size) for n in (step, step - 1))
-        if self.main and int(epochs) > int(before) and step < self.steps:
-            write_line(f"step {step}: data was shown {int(epochs)} x; its next epoch begins")
-        if step % self.every == 0:
-            self.log.log(
-                step,
-                {
-                    "loss": result.loss,
-                    "bits_per_base": bits_per_base(result.loss),
-                    "grad_norm": result.grad_norm,
-                    "lr": result.lr,
-                    "tokens": step * result.tokens,
-                    "epochs": epochs,
-                    "sequence_length": self.lengths.at(step - 1),
-                    "tokens_per_second": self.meter.interval(),
-                    "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),
-                    **merging_figures(result),
-                },
-            )
-        return False
+        epochs, before = (int(self.passes(n * self.size)) for n in (step, step - 1))
+        if self.main and epochs > before and step < self.steps:
+            write_line(f"step {step}: data was shown {epochs} x; its next epoch begins")
+        return super().after_step(step, result)
 
-    def at_end(self, step: int, stopped: bool) -> None:
-        """Take the bar down."""
-        self.bar.close()
+    def figures(self, step: int, result: StepResult) -> dict[str, Any]:
+        """See `StepLog`."""
+        return super().figures(step, result) | {
+            "bits_per_base": bits_per_base(result.loss),
+            "tokens": step * result.tokens,
+            "epochs": self.passes(step * self.size),
+            "sequence_length": self.lengths.at(step - 1),
+            "sent_bytes": sum(sum(kind.values()) for kind in result.sent.values()),
+        }
 
 
 def merging_figures(result: StepResult) -> dict[str, float]:

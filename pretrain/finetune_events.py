@@ -17,51 +17,27 @@ from megatron_hyena.finetune.metrics import better
 from megatron_hyena.finetune.predictions import Predictions, figures
 from megatron_hyena.observe.metrics import VALIDATION_FILE, MetricsLog, read_metrics
 from megatron_hyena.observe.profiler import Throughput
-from megatron_hyena.observe.progress import progress, write_line
-from pretrain.events import merging_figures
+from megatron_hyena.observe.progress import write_line
+from pretrain.events import StepLog
 from pretrain.finetune_build import Built
 
 SCORE = "score"
 """What chooses the best, as it is logged."""
 
 
-class TaskLogging:
-    """One line every `log.every` steps, and a progress bar."""
+class TaskLogging(StepLog):
+    """Of fine-tuning; of several tasks, each step's loss under its task's name, too."""
 
     def __init__(
         self, config: FinetuneConfig, built: Built, log: MetricsLog, meter: Throughput, start: int
     ) -> None:
-        self.every, self.log, self.meter, self.built = config.log.every, log, meter, built
-        self.tokens, self.several = 0, len(built.model.tasks) > 1
-        main = dist.get_rank() == 0
-        self.bar = progress(
-            description="fine-tuning",
-            total=config.train.steps,
-            unit="step",
-            initial=start,
-            enabled=main,
-        )
+        super().__init__("fine-tuning", config, log, meter, start, dist.get_rank() == 0)
+        self.model = built.model
 
-    def after_step(self, step: int, result: StepResult) -> bool:
-        """Count the step; log it when it is due."""
-        self.meter.step(result.tokens)
-        self.bar.update(1)
-        if step % self.every == 0:
-            values = {
-                "loss": result.loss,
-                "grad_norm": result.grad_norm,
-                "lr": result.lr,
-                "tokens_per_second": self.meter.interval(),
-                **merging_figures(result),
-            }
-            if self.several:
-                values[f"{self.built.model.task}/train_loss"] = result.loss
-            self.log.log(step, values)
-        return False
-
-    def at_end(self, step: int, stopped: bool) -> None:
-        """Take the bar down."""
-        self.bar.close()
+    def figures(self, step: int, result: StepResult) -> dict[str, Any]:
+        """See `StepLog`."""
+        named = {f"{self.model.task}/train_loss": result.loss} if len(self.model.tasks) > 1 else {}
+        return super().figures(step, result) | named
 
 
 class TaskValidation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from megatron_hyena.finetune.trunk import read_tensors
 from megatron_hyena.layers.merging.rate import rate_state
 from megatron_hyena.model.folder import WEIGHTS
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, read_metrics
-from megatron_hyena.observe.profiler import Throughput, peak_memory_gb
+from megatron_hyena.observe.profiler import Throughput
 from megatron_hyena.observe.progress import write_line
 from megatron_hyena.runtime.process import Process
 from megatron_hyena.yaml_sections import plain_values
@@ -32,8 +31,9 @@ from pretrain.finetune_events import TaskLogging, TaskValidation, named, predict
 from pretrain.loop import train
 from pretrain.run import only_run_in
 from pretrain.signals import UNFINISHED_STATUS, StopRequest
+from pretrain.summary import SUMMARY, write_summary
 
-TRUNK, HEAD, SUMMARY = "trunk.", "heads.", "summary.json"
+TRUNK, HEAD = "trunk.", "heads."
 
 
 def run(
@@ -164,7 +164,7 @@ def _write_summary(
     tested: Mapping[str, float],
     meter: Throughput,
 ) -> None:
-    folder, parallel = Path(config.run.output_dir), config.parallel
+    folder = Path(config.run.output_dir)
     records = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).exists() else []
     cuts = {name: p.cut.shape for name, p in built.model.named_parameters()}  # type: ignore[attr-defined]
     summary = {
@@ -175,22 +175,10 @@ def _write_summary(
         "train_loss": records[-1]["loss"] if records else None,
         "test": dict(tested),
         "tokens_per_second": meter.overall(),
-        "peak_memory_gb": peak_memory_gb(),
         "parameters": sum(_size(shape) for shape in cuts.values()),
         "trained_parameters": sum(_size(cuts[name]) for name in trained(built.engine)),
-        "layout": {
-            "world_size": dist.get_world_size(),
-            "tensor": parallel.tensor,
-            "sequence": parallel.sequence,
-            "context": parallel.context,
-            "zero_stage": parallel.zero_stage,
-            "recompute": parallel.recompute,
-        },
     }
-    text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
-    temporary = folder / ".summary.json"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / SUMMARY)
+    write_summary(folder, config.parallel, summary)
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -198,10 +186,3 @@ def _size(shape: tuple[int, ...]) -> int:
     for n in shape:
         count *= n
     return count
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and value != value else value

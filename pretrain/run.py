@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,7 +18,7 @@ from megatron_hyena.errors import UserError
 from megatron_hyena.model.count import meta_model
 from megatron_hyena.model.hyena_glt import HyenaGLT
 from megatron_hyena.observe.metrics import METRICS_FILE, MetricsLog, bits_per_base, read_metrics
-from megatron_hyena.observe.profiler import Throughput, peak_memory_gb
+from megatron_hyena.observe.profiler import Throughput
 from megatron_hyena.observe.progress import write_line
 from megatron_hyena.parallel.mesh import build_mesh
 from megatron_hyena.parallel.provider import MegatronProvider, sum_partial_gradients
@@ -30,6 +28,7 @@ from pretrain.data import Data, training_batches, validation_batches
 from pretrain.events import Logging, Saving, Stopping, Validation
 from pretrain.loop import train
 from pretrain.signals import UNFINISHED_STATUS, StopRequest
+from pretrain.summary import write_summary
 
 
 def run(config: Config, process: Process, data: Data, stop: StopRequest) -> int:
@@ -118,23 +117,12 @@ def _all_corrupt(corrupt: CorruptShards) -> dict[str, Any]:
 
 def _write_summary(config: Config, folder: Path, figures: dict[str, Any]) -> None:
     valid_loss = figures["valid_loss"]
-    records, parallel = read_metrics(folder / METRICS_FILE), config.parallel
+    records = read_metrics(folder / METRICS_FILE)
     summary = {
         "steps": config.train.steps,
         "train_loss": records[-1]["loss"] if records else None,
         "valid_bits_per_base": None if valid_loss is None else bits_per_base(valid_loss),
         **figures,
-        "peak_memory_gb": peak_memory_gb(),
         "parameters": sum(p.numel() for p in meta_model(config.model).parameters()),
-        "layout": {
-            "world_size": dist.get_world_size(),
-            "tensor": parallel.tensor,
-            "sequence": parallel.sequence,
-            "context": parallel.context,
-            "zero_stage": parallel.zero_stage,
-            "recompute": parallel.recompute,
-        },
     }
-    temporary = folder / ".summary.json"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "summary.json")
+    write_summary(folder, config.parallel, summary)

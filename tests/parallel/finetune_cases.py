@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -94,9 +95,8 @@ def configure(tuning: Tuning, folder: str):
             f"- {{name: {kind}, kind: {kind}, table: unread.tsv, weight: {1 + KINDS.index(kind)},"
             f" head: {{dropout: {tuning.dropout}, pooling: {pooling}}}}}"
         )
-    path = Path(folder) / f"run_{tuning}.yaml"
-    if not path.exists():
-        path.write_text("\n".join(lines))
+    path = Path(folder) / f"run_{tuning}_{os.getpid()}.yaml"  # ranks write theirs at one time
+    path.write_text("\n".join(lines))
     keys = OPTIM | {
         "finetune.from": folder,
         "finetune.method": tuning.method,

@@ -219,6 +219,44 @@ def test_two_node_training_requeues_and_resumes(
     assert json.loads((run_dir / "summary.json").read_text())["steps"] == STEPS
 
 
+FINETUNING = """
+finetune: {{from: {folder}/model}}
+task: {{name: motif, table: {folder}/motif.tsv}}
+run: {{output_dir: {folder}/run}}
+data: {{sequence_length: 32}}
+train: {{steps: 400, global_batch_size: 8, micro_batch_size: 4, valid_every: 100}}
+log: {{every: 1}}
+"""
+
+
+@pytest.mark.slow
+def test_fine_tuning_requeues_and_resumes(cluster: Environment, tmp_path: Path) -> None:
+    """`launch.submit` of a configuration of fine-tuning, stopped once like the training above."""
+    from megatron_hyena import HyenaGLT, HyenaGLTConfig
+
+    model = HyenaGLTConfig(pattern="S", hidden_size=16, num_filter_groups=2, vocab_size=128)
+    HyenaGLT(model).save_pretrained(tmp_path / "model")
+    rows = [f"{n:08b}".replace("0", "AC").replace("1", "GT") + f"\t{n % 2}" for n in range(256)]
+    (tmp_path / "motif.tsv").write_text("\n".join(["sequence\tlabel", *rows]) + "\n")
+    (tmp_path / "tune.yaml").write_text(FINETUNING.format(folder=tmp_path))
+    submit = [sys.executable, "-m", "launch.submit", str(tmp_path / "tune.yaml")]
+    reply = run(cluster, *submit, "--nodes", "2", "--gpus-per-node", "0", "--time", "20")
+    match = re.search(r"submitted job (\d+): 2 nodes x 1 ranks", reply)
+    assert match is not None, reply
+    run_dir = tmp_path / "run"
+    assert (run_dir / "slurm/finetune.sbatch").is_file()
+    job = Job(cluster, match[1], run_dir / "slurm")
+    job.wait(lambda: len(logged_steps(run_dir)) >= 3, 180)
+    run(cluster, "scancel", "--signal=USR1", job.number)
+    job.wait(lambda: job.field("Restarts") == "1", 120)
+    assert logged_steps(run_dir)[-1]["step"] < 400, "it finished before it was told to stop"
+    job.wait_for_end(240)
+    assert job.field("JobState") == "COMPLETED", job.log
+    assert [row["step"] for row in logged_steps(run_dir)] == list(range(1, 401))
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 400
+    assert (run_dir / "best/heads.safetensors").is_file()
+
+
 def logged_steps(run_dir: Path) -> list[dict[str, Any]]:
     """The complete lines of metrics.jsonl that tell of a training step."""
     path = run_dir / "metrics.jsonl"

@@ -11,11 +11,11 @@ import dataclasses
 from typing import Any
 
 from megatron_hyena.checkpoint.exchange.blocks import IDLE_MLP, Layout, Modes
+from megatron_hyena.checkpoint.exchange.evo_settings import read_shared, shared_keys
 from megatron_hyena.checkpoint.exchange.fitting import Abilities, fit
 from megatron_hyena.checkpoint.exchange.hyena_forms import poles, residues
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.mapping import Entry, Form
-from megatron_hyena.checkpoint.exchange.rope import Rope
 from megatron_hyena.checkpoint.exchange.rows import is_shared, shared
 from megatron_hyena.checkpoint.exchange.settings import Settings, inner_size
 from megatron_hyena.checkpoint.exchange.tensors import Tensors
@@ -24,6 +24,8 @@ from megatron_hyena.errors import UserError
 
 NAME = "stripedhyena"
 CAN = Abilities("LA", ("gelu", "silu"))
+ROPE_BASE = 10000.0
+"""Where the settings have none."""
 SIGNS = {"hyena_layer_idxs": "L", "attn_layer_idxs": "A"}
 ONLY = {
     "final_norm": True,
@@ -49,31 +51,13 @@ def read_config(settings: Settings, theirs: Tensors) -> HyenaGLTConfig:
     activation = settings.get("mlp_activation")  # silu without it, which no Evo is
     if activation not in CAN.activations:
         raise UserError(f"{settings.where}: mlp_activation={activation!r} is not gelu or silu")
-    pattern, rope = settings.pattern(SIGNS), read_rope(settings)
     return HyenaGLTConfig(
-        pattern=pattern,
-        hidden_size=settings.whole("hidden_size"),
-        num_heads=settings.whole("num_attention_heads"),
-        ffn_hidden_size=inner_size(settings),
-        vocab_size=settings.whole("vocab_size"),
-        li_modes=settings.whole("state_size"),
+        pattern=settings.pattern(SIGNS),
         li_poles="complex" if _turn(theirs) else "real",
-        max_sequence_length=settings.whole("max_seqlen", 8192),
-        rope_base=rope.base,
-        rope_scaling=rope.scaling,
-        norm_eps=settings.number("eps"),
-        norm_eps_outside=True,
         projection_bias=_any(theirs, ("short_filter_bias", "projections.bias", "Wqkv.bias")),
-        tie_embeddings=bool(settings.get("tie_embeddings")),
         mlp_activation=activation,
+        **read_shared(settings, ROPE_BASE, longest=8192),
     )
-
-
-def read_rope(settings: Settings) -> Rope:
-    """RoPE as the settings say."""
-    scaled = settings.get("use_interpolated_rotary_pos_emb", False)
-    scaling = settings.number("rotary_emb_scaling_factor", 1.0) if scaled else 1.0
-    return Rope(settings.number("rotary_emb_base", 10000.0), scaling)
 
 
 def _any(theirs: Tensors, ends: tuple[str, ...]) -> bool:
@@ -139,32 +123,14 @@ def stored_filters(config: HyenaGLTConfig, ours: Tensors, origin: Settings | Non
 
 def settings_of(config: HyenaGLTConfig, stored: int) -> dict[str, Any]:
     """The YAML's keys, for `stored` filters."""
-    scaled = config.rope_scaling != 1
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_filters": config.hidden_size,
-        **{
-            key: [n for n, found in enumerate(config.signs) if found == sign]
-            for key, sign in SIGNS.items()
-        },
-        "num_layers": len(config.signs),
-        "short_filter_length": 3,
+        **shared_keys(config, SIGNS),
         "short_filter_bias": True,
-        "num_attention_heads": config.num_heads,
-        "eps": config.norm_eps,
-        "state_size": config.li_modes,
-        "rotary_emb_base": config.rope_base,
-        "use_interpolated_rotary_pos_emb": scaled,
-        "rotary_emb_scaling_factor": config.rope_scaling,
         "inner_mlp_size": config.ffn or IDLE_MLP,
         "hyena_filter_groups": config.hidden_size // stored,
         "column_split_hyena": True,
         "mlp_activation": config.mlp_activation,
-        "tie_embeddings": config.tie_embeddings,
         "qkv_proj_bias": True,
-        "mha_out_proj_bias": True,
-        "max_seqlen": config.max_sequence_length,
         "max_batch_size": 1,
         "proj_groups": 1,
         "model_parallel_size": 1,

@@ -13,6 +13,7 @@ import torch
 
 from megatron_hyena.checkpoint.exchange import stripedhyena
 from megatron_hyena.checkpoint.exchange.blocks import table
+from megatron_hyena.checkpoint.exchange.evo_settings import read_rope
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
     flat_tensors,
@@ -51,7 +52,7 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
         settings = read_settings(settings_file or settings_beside(path))
         theirs = flat_tensors(path, losses)
     config = stripedhyena.read_config(settings, theirs)
-    config = told_by(theirs, config, stripedhyena.read_rope(settings), losses)
+    config = told_by(theirs, config, read_rope(settings, stripedhyena.ROPE_BASE), losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds
     stored = stripedhyena.filters(settings, config.hidden_size)
     layout = stripedhyena.read_layout(settings, copied)

@@ -12,11 +12,11 @@ import dataclasses
 from typing import Any
 
 from megatron_hyena.checkpoint.exchange.blocks import Layout
+from megatron_hyena.checkpoint.exchange.evo_settings import read_shared, shared_keys
 from megatron_hyena.checkpoint.exchange.fitting import Abilities, fit
 from megatron_hyena.checkpoint.exchange.hyena_forms import log_poles
 from megatron_hyena.checkpoint.exchange.lossy import Losses
 from megatron_hyena.checkpoint.exchange.mapping import SAME, Entry
-from megatron_hyena.checkpoint.exchange.rope import Rope
 from megatron_hyena.checkpoint.exchange.rows import is_shared
 from megatron_hyena.checkpoint.exchange.settings import Settings, inner_size
 from megatron_hyena.checkpoint.exchange.tensors import Tensors
@@ -27,6 +27,8 @@ NAME = "vortex"
 CAN = Abilities("SMLA", ("gelu", "silu", "evo2"), complex_poles=False, se_skip=False)
 LONG = 128
 """Filters with fewer taps have the order of S and no skip, others the order of M and one."""
+ROPE_BASE = 1e6
+"""Where the settings have none."""
 SIGNS = {
     "hcs_layer_idxs": "S",
     "hcm_layer_idxs": "M",
@@ -69,34 +71,16 @@ def read_config(settings: Settings, losses: Losses) -> HyenaGLTConfig:
     if settings.get("evo2_style_activations"):
         settings.insist({"mlp_activation": "gelu"}, NAME)
         activation = "evo2"
-    rope = read_rope(settings)
     return HyenaGLTConfig(
         pattern=pattern,
-        hidden_size=settings.whole("hidden_size"),
-        num_heads=settings.whole("num_attention_heads"),
-        ffn_hidden_size=inner_size(settings),
-        vocab_size=settings.whole("vocab_size"),
         num_filter_groups=_common_groups(settings, layout, pattern),
         se_filter_length=se,
         mr_filter_length=mr,
         mr_decay="none",
-        li_modes=settings.whole("state_size"),
-        max_sequence_length=settings.whole("max_seqlen", 65536),
-        rope_base=rope.base,
-        rope_scaling=rope.scaling,
-        norm_eps=settings.number("eps"),
-        norm_eps_outside=True,
         projection_bias=layout.projection_bias or layout.featurizer_bias,
-        tie_embeddings=bool(settings.get("tie_embeddings")),
         mlp_activation=activation,
+        **read_shared(settings, ROPE_BASE, longest=65536),
     )
-
-
-def read_rope(settings: Settings) -> Rope:
-    """RoPE as the settings say."""
-    scaled = settings.get("use_interpolated_rotary_pos_emb", False)
-    scaling = settings.number("rotary_emb_scaling_factor", 1.0) if scaled else 1.0
-    return Rope(settings.number("rotary_emb_base", 1e6), scaling)
 
 
 def _common_groups(settings: Settings, layout: Layout, pattern: str) -> int:
@@ -181,42 +165,23 @@ def layout_of(config: HyenaGLTConfig, ours: Tensors, origin: Settings | None, ke
 
 def settings_of(config: HyenaGLTConfig, layout: Layout) -> dict[str, Any]:
     """The YAML's keys."""
-    blocks = {
-        key: [n for n, found in enumerate(config.signs) if found == sign]
-        for key, sign in SIGNS.items()
-    }
-    scaled = config.rope_scaling != 1
     evo2 = config.mlp_activation == "evo2"
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_filters": config.hidden_size,
-        **blocks,
+        **shared_keys(config, SIGNS),
         "hcs_filter_length": config.se_filter_length,
         "hcm_filter_length": config.mr_filter_length,
         "hcs_filter_groups": layout.se_groups,
         "hcm_filter_groups": layout.mr_groups,
         "hcl_filter_groups": config.hidden_size,
-        "num_layers": len(config.signs),
-        "short_filter_length": 3,
         "short_filter_bias": layout.featurizer_bias,
-        "num_attention_heads": config.num_heads,
-        "eps": config.norm_eps,
-        "state_size": config.li_modes,
-        "rotary_emb_base": config.rope_base,
-        "use_interpolated_rotary_pos_emb": scaled,
-        "rotary_emb_scaling_factor": config.rope_scaling,
         "inner_mlp_size": config.ffn or layout.idle_mlp,
         "column_split_hyena": layout.rows == "by head",
         "column_split": layout.qkv_by_head,
         "interleave": layout.rows == "interleaved",
         "evo2_style_activations": evo2,
         "mlp_activation": "gelu" if evo2 else config.mlp_activation,
-        "tie_embeddings": config.tie_embeddings,
         "qkv_proj_bias": layout.projection_bias,
         "hyena_out_proj_bias": layout.output_bias,
-        "mha_out_proj_bias": True,
-        "max_seqlen": config.max_sequence_length,
     }
 
 

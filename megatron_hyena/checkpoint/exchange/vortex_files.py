@@ -8,6 +8,7 @@ import torch
 
 from megatron_hyena.checkpoint.exchange import vortex
 from megatron_hyena.checkpoint.exchange.blocks import Layout, table
+from megatron_hyena.checkpoint.exchange.evo_settings import read_rope
 from megatron_hyena.checkpoint.exchange.lossy import LOSSY, Losses
 from megatron_hyena.checkpoint.exchange.peer import (
     flat_tensors,
@@ -41,7 +42,7 @@ def read(path: Path, losses: Losses, settings_file: Path | None = None) -> Weigh
     settings = read_settings(settings_file or settings_beside(path))
     theirs = flat_tensors(path, losses, "._extra_state")
     config = vortex.read_config(settings, losses)
-    config = told_by(theirs, config, vortex.read_rope(settings), losses)
+    config = told_by(theirs, config, read_rope(settings, vortex.ROPE_BASE), losses)
     copied = config.tie_embeddings and UNEMBED in theirs.kinds
     layout = vortex.read_layout(settings, copied)
     entries = table(config, layout, vortex.modes)

@@ -22,7 +22,7 @@ store() { # NAME ARGUMENTS: a genome store
 }
 
 shards() { # NAME: shards of it
-    [ -e "$out/$1/train" ] || $python -m tools.make_shards --store "$out/$1/genome.zarr" --output "$out/$1"
+    [ -e "$out/$1/shards" ] || $python -m tools.make_shards --store "$out/$1/genome.zarr" --output "$out/$1/shards"
 }
 
 examples=usr/share/doc/maffilter/examples/Ztritici

@@ -2,8 +2,8 @@
 
 Full fine-tuning and LoRA start from one trunk, see the same batches and take as many steps at the
 same learning rate, with gradients clipped as the engine clips them. The margin: LoRA's loss falls
-by at least 0.85 of what the other's falls by; over seven trunks it was 0.90 to 1.00. Heads alone
-get to 0.1, so additions that do nothing would be found.
+by at least 0.85 of what the other's falls by; over seven trunks it was 0.90 to 1.07. Heads alone
+get to 0.15 at most, so additions that do nothing would be found.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def check(fall: dict[str, float]) -> None:
     """LoRA within the margin of full fine-tuning, which learns; heads alone outside of it."""
     assert fall["full"] > 0.4, fall
     assert fall["lora"] > MARGIN * fall["full"], fall
-    assert fall["frozen"] < 0.5 * fall["full"], fall
+    assert fall["frozen"] < 0.4 * fall["full"], fall
 
 
 @pytest.mark.smoke

@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def placed(config: FinetuneConfig, seed: int, fold: int) -> list[str]:
     """What of the configuration is another for this seed and fold."""
-    return [f"task.table={config.task.table.format(seed=seed, fold=fold)}"]
+    given = config.task.table
+    return [f"task.table={given.format(seed=seed, fold=fold)}"] if given else []
 
 
 def task_of(options: argparse.Namespace, overrides: Sequence[str]) -> TaskData:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Features = Callable[["TaskData", str], tuple[Array, Array]]
 """(task, split) -> fp32 [rows, features] and the labels of the rows."""
+SPLITS = ("train", "valid", "test")
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 """Inverse strengths of the penalty."""
 LETTERS = b"ACGT"
@@ -55,8 +57,8 @@ class Settings:
 
     ks: Sequence[int] = (1, 2, 3, 4, 5, 6)
     reaches: Sequence[int] = (96, 192)
-    every: int = 64
-    every_test: int = 16
+    every: int = 128
+    every_test: int = 32
     penalties: Sequence[float] = field(default=PENALTIES)
 
 
@@ -75,36 +77,27 @@ def by_sequence(task: TaskData) -> TaskData:
     """A task of bases as one of sequences, where each sequence has one base with a label."""
     if task.kind != "token_classification":
         return task
-    splits = {}
-    for split in ("train", "valid", "test"):
-        labels = [example.label[example.label >= 0] for example in task.split(split)]
-        if any(len(own) != 1 for own in labels):
-            return task
-        splits[split] = [
-            replace(example, label=own[0].astype(np.int64))
-            for example, own in zip(task.split(split), labels, strict=True)
-        ]
-    return replace(task, kind="classification", **splits)
+    if any((e.label >= 0).sum() != 1 for split in SPLITS for e in task.split(split)):
+        return task
+    train, valid, test = (
+        [replace(e, label=e.label[e.label >= 0][0].astype(np.int64)) for e in task.split(split)]
+        for split in SPLITS
+    )
+    return replace(task, kind="classification", train=train, valid=valid, test=test)
 
 
 def kinds(task: TaskData, settings: Settings) -> Iterator[tuple[str, str, Features]]:
     """Name, choice and features of everything that is tried."""
     if task.kind != "token_classification":
         for k in settings.ks:
-            yield "k-mer regression", f"k={k}", lambda t, s, k=k: whole_counts(t, s, k)
-        if len({len(e.bases) for s in ("train", "valid", "test") for e in task.split(s)}) == 1:
+            yield "k-mer regression", f"k={k}", partial(whole_counts, k=k)
+        if len({len(e.bases) for split in SPLITS for e in task.split(split)}) == 1:
             yield "regression on letters by place", "", letters_by_place
         return
     for reach in settings.reaches:
         for k in settings.ks:
             for name, phases in (("k-mer regression", 1), ("k-mer regression by phase", 3)):
-
-                def near(
-                    t: TaskData, s: str, k: int = k, reach: int = reach, phases: int = phases
-                ) -> tuple[Array, Array]:
-                    every = settings.every if s == "train" else settings.every_test
-                    return counts_near(t, s, k, reach, every, phases)
-
+                near = partial(counts_near, k=k, reach=reach, settings=settings, phases=phases)
                 yield name, f"k={k}, {reach} bases to both sides", near
 
 
@@ -113,7 +106,7 @@ def fit(task: TaskData, features: Features, penalties: Sequence[float], choice: 
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.preprocessing import StandardScaler
 
-    data = {split: features(task, split) for split in ("train", "valid", "test")}
+    data = {split: features(task, split) for split in SPLITS}
     scaler = StandardScaler().fit(data["train"][0])
     x = {split: scaler.transform(values) for split, (values, _) in data.items()}
     y = {split: labels for split, (_, labels) in data.items()}
@@ -165,16 +158,17 @@ def letters_by_place(task: TaskData, split: str) -> tuple[Array, Array]:
 
 
 def counts_near(
-    task: TaskData, split: str, k: int, reach: int, every: int, phases: int
+    task: TaskData, split: str, k: int, reach: int, settings: Settings, phases: int
 ) -> tuple[Array, Array]:
     """Counts of the k-mers that begin within `reach` of a base [rows, phases 4^k]."""
+    every = settings.every if split == "train" else settings.every_test
     counts, labels = [], []
     for example in task.split(split):
         codes = kmer_codes(example, k)
         places = np.arange(0, len(example.bases), every)
         places = places[example.label[places] >= 0]
         near = np.zeros((len(places), phases * 4**k), dtype=np.float32)
-        for row, place in enumerate(places):
+        for row, place in enumerate(places.tolist()):
             begin = max(0, place - reach)
             window = codes[begin : place + reach + 1]
             phase = (np.arange(begin, begin + len(window)) - place) % phases

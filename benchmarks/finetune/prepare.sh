@@ -22,7 +22,7 @@ store() { # NAME ARGUMENTS: a genome store
 }
 
 shards() { # NAME: shards of it
-    [ -e "$out/$1/train" ] || $python -m tools.make_shards --store "$out/$1/genome.zarr" --output "$out/$1"
+    [ -e "$out/$1/shards" ] || $python -m tools.make_shards --store "$out/$1/genome.zarr" --output "$out/$1/shards"
 }
 
 examples=usr/share/doc/maffilter/examples/Ztritici
@@ -39,7 +39,7 @@ if [ ! -e "$files/mpsa_data.csv.gz" ]; then
     mv "$files/mavenn/mavenn/examples/datasets/mpsa_data.csv.gz" "$files/"
     rm -r "$files/mavenn"
 fi
-$python -c "import rdata" 2>/dev/null || $python -m pip install --quiet rdata
+$python -c "import rdata" 2>/dev/null || $python -m pip install --quiet "rdata>=1.1"
 
 store alignment --sequence "$files/fungi.maf.gz" --maf-reference Ztritici_IPO323
 if [ ! -e $out/coding.gff ]; then

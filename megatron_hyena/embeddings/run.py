@@ -110,7 +110,7 @@ def _to_zarr(
     pieces: Pieces,
 ) -> int:
     """Number of sequences that an earlier call had finished."""
-    with zarr_output(output, overwrite, settings, stretches, options, width) as into:
+    with zarr_output(output, settings, stretches, options, width, overwrite) as into:
         before = into.done or 0
         with _bar(stretches, stretches[:before]) as bar:
             for number in range(before, len(stretches)):

@@ -37,12 +37,18 @@ _NOTE = "progress.json"
 
 
 @contextmanager
-def zarr_output(output: Path, overwrite: bool, *rest: Any) -> Iterator[ZarrOutput]:
+def zarr_output(
+    output: Path,
+    settings: Mapping[str, Any],
+    stretches: Sequence[Stretch],
+    options: EmbedOptions,
+    width: int,
+    overwrite: bool = False,
+) -> Iterator[ZarrOutput]:
     """A `ZarrOutput` that no other process of this machine has open.
 
     Args:
-        overwrite: replace an output, and unfinished work of other settings.
-        rest: further arguments of `ZarrOutput`.
+        overwrite: replace an output, and unfinished work of other settings; see `ZarrOutput`.
     Raises:
         UserError: as `ZarrOutput`; the output is there already; another process writes it.
     """
@@ -51,7 +57,7 @@ def zarr_output(output: Path, overwrite: bool, *rest: Any) -> Iterator[ZarrOutpu
     if output.exists() and not (output / "zarr.json").is_file():
         raise UserError(f"{output} is no Zarr group, so it is not ours to overwrite; rename it")
     with only_process_in(_partial(output), patience=0.0):
-        yield ZarrOutput(output, overwrite, *rest)
+        yield ZarrOutput(output, settings, stretches, options, width, overwrite)
 
 
 def _partial(output: Path) -> Path:
@@ -63,9 +69,9 @@ class ZarrOutput:
 
     Args:
         output: the folder.
-        overwrite: forget unfinished work of other settings.
         settings: what the numbers depend on; kept as attributes.
         width: h.
+        overwrite: forget unfinished work of other settings.
     Raises:
         UserError: there is unfinished work of other settings.
     """
@@ -73,11 +79,11 @@ class ZarrOutput:
     def __init__(
         self,
         output: Path,
-        overwrite: bool,
         settings: Mapping[str, Any],
         stretches: Sequence[Stretch],
         options: EmbedOptions,
         width: int,
+        overwrite: bool,
     ) -> None:
         import zarr
 

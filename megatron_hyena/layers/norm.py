@@ -37,7 +37,8 @@ class RMSNorm(nn.Module):
                 # Of a vector of zeros its gradient is 0, that of a plain root would not be finite.
                 root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / wide.shape[-1] ** 0.5
                 return (wide / (root + self.eps) * self.weight).to(x.dtype)
-            return F.rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
+            weight = self.weight.to(wide.dtype)
+            return F.rms_norm(wide, weight.shape, weight, self.eps).to(x.dtype)
 
 
 def block_norm(config: HyenaGLTConfig) -> RMSNorm:

@@ -40,8 +40,8 @@ PIECE = 4096
 class BlockStep(Inside):
     """One residual block."""
 
-    def __init__(self, block: Block, sign: str, rows: int, plan: Plan) -> None:
-        self.mixer = mixer_step(block.mixer, sign, rows, plan)
+    def __init__(self, block: Block, sign: str, rows: int, steps: int, plan: Plan) -> None:
+        self.mixer = mixer_step(block.mixer, sign, rows, steps, plan)
         self.mixer_norm = NormStep(block.mixer_norm)
         self.mlp = MlpStep(block.mlp) if block.has_mlp else None
         if block.has_mlp:
@@ -134,6 +134,7 @@ class Decoder:
         self.turned = bool(set("AW") & set(self.config.signs))
         self.logits = self.weight.new_zeros(rows, self.config.vocab_size)
         signs = self.config.signs
+        steps = plan.room + model.merging_multiple - 1  # those of an open window, and of writing
 
         def series(items: tuple[int | Stage, ...]) -> Series:
             made: list[Inside] = []
@@ -143,7 +144,7 @@ class Decoder:
                     made.append(StageStep(stage, series(item.items), rows))
                 else:
                     block = cast(Block, model.blocks[item])
-                    made.append(BlockStep(block, signs[item], rows, plan))
+                    made.append(BlockStep(block, signs[item], rows, steps, plan))
             return Series(made)
 
         with torch.inference_mode():

@@ -143,21 +143,22 @@ _CONVOLUTIONS: dict[type, Callable[[Any, torch.dtype, int], Taps | Modes]] = {
 
 
 class OrderStep(HyenaStep):
-    """`H`: one long filter for each order, whose taps reach as far as there is room to write.
+    """`H`: one long filter for each order, whose taps reach as far as there are steps.
 
     Args:
         mixer: the layer.
         rows: B.
+        steps: that each row takes, at most.
         plan: how far rows may come.
     """
 
-    def __init__(self, mixer: HyenaOperator, rows: int, plan: Plan) -> None:
+    def __init__(self, mixer: HyenaOperator, rows: int, steps: int, plan: Plan) -> None:
         super().__init__(mixer, rows)
         orders = range(len(mixer.filters))
         self.taps = [plan.taps(mixer, order, self.wide) for order in orders]
         modes = [plan.modes(mixer, order, self.wide) for order in orders]
         self.convolutions: list[Taps | Modes] = [
-            Taps(taps[:, : plan.room + 1], rows) if found is None else Modes(*found, rows)
+            Taps(taps[:, : steps + 1], rows) if found is None else Modes(*found, rows)
             for taps, found in zip(self.taps, modes, strict=True)
         ]
 
@@ -210,8 +211,8 @@ def _state_behind(z_DBn: Tensor, pole_DN: Tensor, block: int = 1024) -> Tensor:
 class GenomicStep(OrderStep):
     """`G`: `H` with its two branches; conservation of what is written is unknown, its gate 1."""
 
-    def __init__(self, mixer: GenomicHyenaOperator, rows: int, plan: Plan) -> None:
-        super().__init__(mixer, rows, plan)
+    def __init__(self, mixer: GenomicHyenaOperator, rows: int, steps: int, plan: Plan) -> None:
+        super().__init__(mixer, rows, steps, plan)
         motif, structure, wide = mixer.motif, mixer.structure, self.wide
         self.motif = Taps((motif.scale[:, None] * motif.taps).to(wide), rows)
         rate = torch.exp(structure.log_rate.to(wide))
@@ -235,19 +236,20 @@ class GenomicStep(OrderStep):
         super().take_filters(past)
 
 
-def mixer_step(mixer: Mixer, sign: str, rows: int, plan: Plan) -> MixerStep:
+def mixer_step(mixer: Mixer, sign: str, rows: int, steps: int, plan: Plan) -> MixerStep:
     """A mixer's step.
 
     Args:
         sign: of the pattern, for messages.
         rows: B.
+        steps: that each row takes, at most.
         plan: how far rows may come.
     Raises:
         UserError: the mixer's class is none of those that come with the library.
     """
     kind = type(mixer)
     if kind in _ORDERS:
-        return _ORDERS[kind](mixer, rows, plan)
+        return _ORDERS[kind](mixer, rows, steps, plan)
     if kind in _CONVOLUTIONS:
         return StripedStep(cast(HyenaSE, mixer), rows)
     if kind in _ATTENTIONS:

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import (
 
 from megatron_hyena.checkpoint.huggingface.configuration_hyena_glt import HyenaGLTAutoConfig
 from megatron_hyena.config.alphabet import pad_id
+from megatron_hyena.generation.follower import Follower
 from megatron_hyena.layers.embedding import Head
 from megatron_hyena.layers.merging.rate import Rate
 from megatron_hyena.model.heads import (
@@ -128,6 +129,8 @@ class HyenaGLTForCausalLM(_LanguageModel, GenerationMixin):
     """Next-byte logits of a causal Hyena-GLT."""
 
     causal = True
+    _is_stateful = True  # so that transformers refuses to take bytes back (assisted generation)
+    _follower: Follower | None = None
 
     def forward(
         self,
@@ -135,20 +138,50 @@ class HyenaGLTForCausalLM(_LanguageModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        follow: bool = False,
         **_: Any,
     ) -> CausalLMOutput:
         """Byte values [B, L] to logits [B, L, V]; `labels` are shifted by the model.
 
         The model is causal, so padding must be at the end: a mask that hides anything but a tail
-        is refused. Only the final states are among `hidden_states`.
+        is refused. Only the final states are among `hidden_states`. `follow` is what `generate`
+        says: only the last logits are wanted, [B, 1, V].
         """
+        if follow and self._follower is not None:
+            return CausalLMOutput(logits=self._follower.logits(input_ids)[:, None])
         return CausalLMOutput(**self._read(input_ids, attention_mask, labels, output_hidden_states))
 
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """transformers asks this before it makes a cache of keys and values."""
+        return False
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own: each byte is one step, unless `use_cache=False` asks for passes.
+
+        The state is this model's, not a cache of transformers, and ends with the call.
+        """
+        self._follower = Follower(self.model)
+        try:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._follower = None
+
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *_: Any, **__: Any
+        self,
+        input_ids: Tensor,
+        *_: Any,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **__: Any,
     ) -> dict[str, Any]:
-        """Generation recomputes the whole sequence for every byte: there is no cache."""
-        return {"input_ids": input_ids}
+        """All of the sequence, of which `Follower` knows how much was read."""
+        follow = use_cache is not False and not output_hidden_states
+        return {
+            "input_ids": input_ids,
+            "output_hidden_states": output_hidden_states,
+            "follow": follow,
+        }
 
 
 class HyenaGLTForMaskedLM(_LanguageModel):

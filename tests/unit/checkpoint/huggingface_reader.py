@@ -53,11 +53,24 @@ def language_model(folder, ids, asked):
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     base, told_base = opened("AutoModel", folder)
     found["base_states"] = base(input_ids=ids).last_hidden_state
+    passes = {}
     if asked["auto"] == "AutoModelForCausalLM":
-        found["grown"] = model.generate(
-            ids[:1, :5], max_new_tokens=3, do_sample=False, use_cache=False
-        )
-    return found, {**told, "tied": tied, "missing_base": told_base["missing"]}
+        for beams in (1, 3):
+            for cache in (True, False):
+                name = f"grown/{beams}/{cache}"
+                found[name], passes[name] = grown(model, ids[:2, :5], beams, cache)
+    more = {"tied": tied, "missing_base": told_base["missing"], "passes": passes}
+    return found, {**told, **more}
+
+
+def grown(model, ids, beams, cache):
+    """What is written by default (with a cache) or without, and how many passes that took."""
+    passes = []
+    handle = model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    options = {} if cache else {"use_cache": False}
+    ids = model.generate(ids, max_new_tokens=6, do_sample=False, num_beams=beams, **options)
+    handle.remove()
+    return ids, len(passes)
 
 
 def tokenizer(folder):

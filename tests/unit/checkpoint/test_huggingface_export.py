@@ -132,7 +132,10 @@ def read_folders(scratch: Path, quick: bool) -> dict[str, Read]:
         [sys.executable, str(READER), str(scratch), *map(str, folders)],
         capture_output=True,
         text=True,
-        env={"HF_HOME": str(scratch / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""},
+        env={
+            **{"HF_HOME": str(scratch / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""},
+            "OMP_NUM_THREADS": "1",
+        },
         cwd=scratch,
         timeout=300,
     )
@@ -169,12 +172,17 @@ def test_auto_classes_read_the_folder_without_this_package(
 @pytest.mark.smoke
 def test_an_exported_model_writes_what_ours_would(read: dict[str, Read]) -> None:
     for name in ("tied", "merged"):
-        grown = IDS[:1, :5]
+        found, passes = read[name].found, read[name].said["passes"]
+        grown = IDS[:2, :5]
         with torch.no_grad():
-            for _ in range(3):
+            for _ in range(6):
                 best = read[name].model(grown).logits[:, -1].argmax(-1, keepdim=True)
                 grown = torch.cat([grown, best], dim=1)
-        assert read[name].found["grown"].tolist() == grown.tolist()
+        assert found["grown/1/True"].tolist() == grown.tolist()
+        assert passes["grown/1/True"] == passes["grown/3/True"] == 0
+        assert passes["grown/1/False"] == passes["grown/3/False"] == 6
+        for beams in (1, 3):
+            assert torch.equal(found[f"grown/{beams}/True"], found[f"grown/{beams}/False"])
 
 
 @pytest.mark.smoke

@@ -78,7 +78,7 @@ def test_prompts_around_every_border(pattern: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["SMLAW", "S(MLA)S", "H(G)"])
 def test_prompts_of_every_length(pattern: str) -> None:
-    model = lively_model(small_config(pattern, window=64), dna(2, 256))
+    model = lively_model(small_config(pattern, window=64, max_sequence_length=320), dna(2, 256))
     assert worst(model, list(range(1, 141)), 70) < 1e-10
 
 
@@ -92,11 +92,11 @@ def test_every_way_to_merge(kind: str) -> None:
     assert worst(model, [1, 2, 7, 8, 9, 37, 33], 40) < 1e-10
 
 
-@pytest.mark.parametrize("pattern", ["S(SMLA)S", "L(WL(AL)W)L", "(H)(G)", "(S)(A)0.7A"])
+@pytest.mark.parametrize("pattern", ["S(SMLA)S", "L(WL(AL)W)L", "(H)(G)", "H(S)G", "(S)(A)0.7A"])
 def test_merged_patterns(pattern: str) -> None:
     model = lively_model(merged_config(pattern, slots=4), dna(2, 96))
     assert worst(model, [1, 8, 20, 37], 40) < 1e-10
-    assert worst(model, [11], 40) < 1e-10
+    assert worst(model, [15], 10) < 1e-10  # nearly as many steps for the open window
 
 
 def test_empty_slots_pass_in_every_window() -> None:

@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     helped = helped_tasks(records)
     notes = (
         "Test split; mean and standard deviation over seeds of the metric that chooses. "
-        f"With every seed pretraining helps on {', '.join(helped) or 'none'}. How each was made: its own record."
+        f"With every seed pretraining helps on {', '.join(helped) or 'none'}. "
+        "How each was made: its own record."
     )
     header = ["task", "metric", *COLUMNS, "pretrained - random"]
     write_result("finetune", "Fine-tuning: all tasks", notes, table(header, rows_of(records)))

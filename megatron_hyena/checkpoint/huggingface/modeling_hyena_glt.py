@@ -145,10 +145,11 @@ class HyenaGLTForCausalLM(_LanguageModel, GenerationMixin):
 
         The model is causal, so padding must be at the end: a mask that hides anything but a tail
         is refused. Only the final states are among `hidden_states`. `follow` is what `generate`
-        says: only the last logits are wanted, [B, 1, V].
+        says: only the last logits are wanted, [B, 1, V], and padding is in front.
         """
         if follow and self._follower is not None:
-            return CausalLMOutput(logits=self._follower.logits(input_ids)[:, None])
+            logits = self._follower.logits(input_ids, attention_mask)
+            return CausalLMOutput(logits=logits[:, None])
         return CausalLMOutput(**self._read(input_ids, attention_mask, labels, output_hidden_states))
 
     @classmethod
@@ -159,7 +160,9 @@ class HyenaGLTForCausalLM(_LanguageModel, GenerationMixin):
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own: each byte is one step, unless `use_cache=False` asks for passes.
 
-        The state is this model's, not a cache of transformers, and ends with the call.
+        The state is this model's, not a cache of transformers, and ends with the call. Prompts of
+        several lengths have their padding in front (`padding_side="left"`), where `attention_mask`
+        is 0.
         """
         self._follower = Follower(self.model)
         try:
@@ -171,14 +174,23 @@ class HyenaGLTForCausalLM(_LanguageModel, GenerationMixin):
         self,
         input_ids: Tensor,
         *_: Any,
+        attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         **__: Any,
     ) -> dict[str, Any]:
         """All of the sequence, of which `Follower` knows how much was read."""
         follow = use_cache is not False and not output_hidden_states
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        if attention_mask is not None and not follow:
+            raise ValueError(
+                "prompts of several lengths are written by steps alone; leave out use_cache=False "
+                "and output_hidden_states"
+            )
         return {
             "input_ids": input_ids,
+            "attention_mask": attention_mask,
             "output_hidden_states": output_hidden_states,
             "follow": follow,
         }

@@ -53,14 +53,35 @@ def language_model(folder, ids, asked):
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     base, told_base = opened("AutoModel", folder)
     found["base_states"] = base(input_ids=ids).last_hidden_state
-    passes = {}
+    passes, refused = {}, []
     if asked["auto"] == "AutoModelForCausalLM":
         for beams in (1, 3):
             for cache in (True, False):
                 name = f"grown/{beams}/{cache}"
                 found[name], passes[name] = grown(model, ids[:2, :5], beams, cache)
+        written, refused = from_prompts(model, folder)
+        found |= written
     more = {"tied": tied, "missing_base": told_base["missing"], "passes": passes}
+    more["refused"] = refused
     return found, {**told, **more}
+
+
+def from_prompts(model, folder):
+    """What the tokenizer's batch of prompts of several lengths, and each prompt alone, become."""
+    prompts = ["ATGACCGATTAA", "ATG", "GGATCC"]
+    letters = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    options = {"max_new_tokens": 6, "do_sample": False}
+    alone = [model.generate(**letters([one], return_tensors="pt"), **options) for one in prompts]
+    refused = []
+    for side, more in (("right", {}), ("left", {"use_cache": False}), ("left", {})):
+        letters.padding_side = side
+        batch = letters(prompts, padding=True, return_tensors="pt")
+        try:
+            written = model.generate(**batch, **options, **more)
+        except ValueError as error:
+            refused.append(str(error))
+    found = {"batch": written[:, -6:], "alone": torch.cat([one[:, -6:] for one in alone])}
+    return found, refused
 
 
 def grown(model, ids, beams, cache):

@@ -186,6 +186,14 @@ def test_an_exported_model_writes_what_ours_would(read: dict[str, Read]) -> None
 
 
 @pytest.mark.smoke
+def test_prompts_of_several_lengths_are_padded_in_front(read: dict[str, Read]) -> None:
+    for name in ("tied", "merged"):
+        found, (behind, by_passes) = read[name].found, read[name].said["refused"]
+        assert torch.equal(found["batch"], found["alone"])
+        assert "padding_side = 'left'" in behind and "use_cache=False" in by_passes
+
+
+@pytest.mark.smoke
 def test_new_heads_are_named_missing_and_train(read: dict[str, Read]) -> None:
     said = read["new heads"].said["heads"]
     assert set(said) == {

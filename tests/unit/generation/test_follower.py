@@ -60,3 +60,28 @@ def test_room_of_long_filters_grows_up_to_their_length(monkeypatch: pytest.Monke
     assert len(decoders) == 3  # made at 1, 5 and 11 bases, with room for 3, 5 and 9 more
     with pytest.raises(UserError, match="21 bytes exceeds"):
         follower.logits(dna(1, 21))
+
+
+@pytest.mark.parametrize("pattern", ["SMLHAW", "S(MA)L"])
+def test_padding_in_front_is_not_read(pattern: str) -> None:
+    model, prompts = model_of(pattern), [dna(1, length, seed=length)[0] for length in (20, 3, 11)]
+    follower, pad = Follower(model), torch.ones(20, dtype=torch.int64)
+    ids = torch.stack([torch.cat([pad[len(one) :], one]) for one in prompts])
+    mask = torch.stack([(torch.arange(20) >= 20 - len(one)).int() for one in prompts])
+    for _ in range(4):
+        found = follower.logits(ids, mask)
+        with torch.no_grad():
+            alone = [
+                model(row[kept != 0][None]).logits[0, -1]
+                for row, kept in zip(ids, mask, strict=True)
+            ]
+        assert (found - torch.stack(alone)).abs().max() < 1e-10
+        ids = torch.cat([ids, found.argmax(1, keepdim=True)], dim=1)
+        mask = torch.cat([mask, mask[:, -1:]], dim=1)
+
+
+def test_padding_elsewhere_is_refused() -> None:
+    follower, mask = Follower(model_of("S")), torch.ones(2, 8, dtype=torch.int64)
+    mask[1, 5:] = 0
+    with pytest.raises(UserError, match="padding_side = 'left'"):
+        follower.logits(dna(2, 8), mask)
